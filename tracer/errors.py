@@ -1,0 +1,26 @@
+"""The one error type that a user is meant to see.
+
+Everything that can go wrong for a reason outside the program (no such process, no permission, a kernel
+that refuses BPF) is raised as `NumatraceError` and printed once, in `tracer.cli.main`. A traceback is a bug.
+"""
+
+from __future__ import annotations
+
+__all__ = ["NumatraceError", "UsageError"]
+
+
+class NumatraceError(Exception):
+    """Could not do it: one line saying what and why, one hint saying what to do, and the exit code 1."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(NumatraceError):
+    """The command line cannot be understood: exit code 2."""
+
+    exit_code = 2

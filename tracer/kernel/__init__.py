@@ -1,0 +1,1 @@
+"""What the kernel tells: BPF programs, BTF, page tables, VMAs, /proc and /sys."""

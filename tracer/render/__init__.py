@@ -1,0 +1,1 @@
+"""A snapshot in, text or a picture out. Nothing here talks to the kernel."""
