@@ -8,6 +8,7 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
+from tracer.model.policy import Spelling
 from tracer.model.vma import Vma
 
 __all__ = ["Details", "Refresh", "Snapshot", "Trust"]
@@ -63,6 +64,7 @@ class Snapshot:
     hooks, reader: the words of the docs (`tracepoint` or `none`; `walk`, `pagemap` or `numa_maps`).
     vmas: in address order. node_ids: ids of the nodes with memory, ascending, possibly with holes.
     pages: int64, shape (len(vmas), len(node_ids)): pages of VMA i on node node_ids[j]; hugetlb counts huge pages.
+    spelling: how the kernel that was traced spells policies, so that text can equal its numa_maps.
     """
 
     time: datetime
@@ -76,3 +78,4 @@ class Snapshot:
     node_ids: tuple[int, ...]
     pages: npt.NDArray[np.int64]
     details: Details | None = None
+    spelling: Spelling = Spelling.NAMED
