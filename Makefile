@@ -1,0 +1,60 @@
+# `make run` and `make test` do all of their set-up themselves (Debian 12 or 13, as root); see scripts/setup.sh.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+VENV := .venv/bin
+# A test that hangs is stopped with its stack shown; a virtual machine boots and loads programs slowly.
+TIMEOUT := 300
+VM_TIMEOUT := 1500
+
+.PHONY: help
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | sort | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+.PHONY: run
+run: setup ## Watch the placement of a bundled workload change
+	seconds=5; [ ! -t 1 ] || seconds=20; \
+	$(VENV)/numatrace maps --every 1 -- $(VENV)/python examples/workload.py --seconds $$seconds --mib 64
+
+.PHONY: setup setup-test setup-bench
+setup: ## Install what numatrace needs
+	@scripts/setup.sh run
+setup-test: ## Install what the tests need as well
+	@scripts/setup.sh test
+setup-bench: ## Install what the benchmarks compare with as well
+	@scripts/setup.sh bench
+
+.PHONY: test
+test: lint test-unit test-kernel test-vm ## Lint, then all tests (as root: real BPF here, and in virtual machines)
+
+.PHONY: lint
+lint: setup-test ## ruff and mypy --strict
+	$(VENV)/ruff check
+	$(VENV)/ruff format --check
+	$(VENV)/mypy
+
+.PHONY: test-unit test-kernel test-vm
+test-unit: setup-test ## Tests that need neither root nor BPF
+	$(VENV)/python -m pytest --timeout=$(TIMEOUT) tests/unit
+test-kernel: setup-test ## Tests against the running kernel (root)
+	$(VENV)/python -m pytest --timeout=$(TIMEOUT) tests/kernel
+test-vm: setup-test ## The kernel tests in 4-node virtual machines with several kernels
+	$(VENV)/python -m pytest --timeout=$(VM_TIMEOUT) tests/vm
+
+.PHONY: bench
+bench: setup-bench ## Measure overhead and speed against other tools, in one run
+	$(VENV)/python -m benchmarks
+
+.PHONY: man
+man: setup-test ## Make docs/numatrace.1 from the parser
+	$(VENV)/python scripts/manpage.py >docs/numatrace.1
+
+.PHONY: clean
+clean: ## Remove what builds and tests leave, but not .venv and downloaded kernels
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/workloads/bin
+	find tracer tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# vm, demo, vm-kernels: a virtual machine with four NUMA nodes to try numatrace in.
+-include tests/vm/vm.mk
