@@ -1,0 +1,1 @@
+"""What numatrace costs, measured beside its peers: `python benchmarks/run.py`. Nothing in `tracer` imports this."""

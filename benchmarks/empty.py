@@ -1,0 +1,30 @@
+"""Keeps an empty BPF program on the page-fault tracepoint: says "attached", and ends at the end of its input."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tracer.errors import NumatraceError
+from tracer.kernel.bpf import Programs
+
+__all__ = ["main"]
+
+SOURCE = Path(__file__).resolve().parent / "empty.bpf.c"
+
+
+def main() -> None:
+    programs = Programs([str(SOURCE)], {})
+    try:
+        programs.attach("page_fault_user", "empty")
+        print("attached", flush=True)
+        sys.stdin.read()
+    finally:
+        programs.close()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except NumatraceError as error:
+        raise SystemExit(error.message) from None
