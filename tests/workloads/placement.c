@@ -20,6 +20,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/shm.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -41,6 +42,12 @@
 
 // include/uapi/linux/mempolicy.h
 #define MPOL_MF_MOVE 2
+
+// include/uapi/linux/prctl.h, since 5.17
+#ifndef PR_SET_VMA
+#define PR_SET_VMA 0x53564d41
+#define PR_SET_VMA_ANON_NAME 0
+#endif
 
 struct line {
     char text[LINE];
@@ -252,6 +259,11 @@ static int do_protect(const struct call *c)
 static int do_advise(const struct call *c)
 {
     return outcome(madvise(place(c), c->number[2], c->number[3]));
+}
+
+static int do_name(const struct call *c)
+{
+    return outcome(prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, place(c), c->number[2], bytes_of(c->word[3])));
 }
 
 static int do_lock(const struct call *c)
@@ -517,6 +529,7 @@ static const struct {
     {"unmap", 3, do_unmap},       // slot offset length
     {"protect", 4, do_protect},   // slot offset length prot
     {"advise", 4, do_advise},     // slot offset length advice
+    {"name", 4, do_name},         // slot offset length name
     {"lock", 3, do_lock},         // slot offset length
     {"unlock", 3, do_unlock},     // slot offset length
     {"remap", 7, do_remap},       // slot offset length to-slot to-offset to-length flags

@@ -1,0 +1,139 @@
+"""Settings of the machine that a placement test needs, each put back as it was found."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["bpf_programs", "cached_files", "gigantic_pages", "huge_pages", "nodes_with_memory", "quiet", "results"]
+
+_THP = Path("/sys/kernel/mm/transparent_hugepage")
+# Whoever moves or merges pages without being asked. khugepaged cannot be switched off where MADV_HUGEPAGE shall
+# work: it is made to look at one page, and then to sleep for an hour.
+_QUIET = {
+    Path("/proc/sys/kernel/numa_balancing"): "0",
+    Path("/proc/sys/vm/compaction_proactiveness"): "0",
+    Path("/sys/kernel/mm/ksm/run"): "0",
+    Path("/sys/kernel/mm/numa/demotion_enabled"): "false",
+    _THP / "enabled": "madvise",
+    _THP / "defrag": "madvise",
+    _THP / "use_zero_page": "1",
+    _THP / "khugepaged/pages_to_scan": "1",
+    _THP / "khugepaged/scan_sleep_millisecs": "3600000",
+    _THP / "khugepaged/alloc_sleep_millisecs": "3600000",
+}
+_HUGE_PAGES = Path("/sys/kernel/mm/hugepages")
+_ENOUGH_FOR_GIGANTIC = 6 << 30
+_NOT_IN_THE_PAGE_CACHE_OF_A_DISK = {"tmpfs", "ramfs", "9p", "overlay"}
+_SYS_BPF, _BPF_PROG_GET_NEXT_ID = 321, 11  # x86-64
+
+
+def _chosen(text: str) -> str:
+    """The value of a setting that lists its choices as `always [madvise] never`."""
+    return text.partition("[")[2].partition("]")[0] or text.strip()
+
+
+@contextlib.contextmanager
+def _set(path: Path, value: str) -> Iterator[None]:
+    """Give a setting a value for a while. A kernel without the setting has nothing to switch off."""
+    try:
+        before = _chosen(path.read_text())
+    except FileNotFoundError:
+        yield
+        return
+    path.write_text(value)
+    try:
+        yield
+    finally:
+        path.write_text(before)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """NUMA balancing, khugepaged, KSM, proactive compaction and demotion at rest."""
+    with contextlib.ExitStack() as stack:
+        for path, value in _QUIET.items():
+            stack.enter_context(_set(path, value))
+        yield
+
+
+@contextlib.contextmanager
+def huge_pages(wanted: int) -> Iterator[int]:
+    """At least that many free 2 MiB pages in the pool; yields how many are free."""
+    pool = _HUGE_PAGES / "hugepages-2048kB"
+    have = int((pool / "nr_hugepages").read_text())
+    free = int((pool / "free_hugepages").read_text())
+    with _set(pool / "nr_hugepages", str(have + max(0, wanted - free))):
+        yield int((pool / "free_hugepages").read_text())
+
+
+@contextlib.contextmanager
+def gigantic_pages() -> Iterator[int]:
+    """One page of 1 GiB in the pool, where memory is plenty; yields how many are free."""
+    pool = _HUGE_PAGES / "hugepages-1048576kB"
+    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if not pool.exists():
+        yield 0
+        return
+    wanted = "1" if available >= _ENOUGH_FOR_GIGANTIC else (pool / "nr_hugepages").read_text().strip()
+    with _set(pool / "nr_hugepages", wanted):
+        yield int((pool / "free_hugepages").read_text())
+
+
+def nodes_with_memory() -> list[int]:
+    """Ids of the nodes that have memory, ascending."""
+    nodes: list[int] = []
+    for item in Path("/sys/devices/system/node/has_memory").read_text().strip().split(","):
+        first, _, last = item.partition("-")
+        nodes.extend(range(int(first), int(last or first) + 1))
+    return nodes
+
+
+def _file_system(directory: Path) -> str:
+    command = ["findmnt", "--noheadings", "--output", "FSTYPE", "--target", str(directory)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@contextlib.contextmanager
+def cached_files(directory: Path) -> Iterator[Path]:
+    """A directory whose files are cached in ordinary file pages, as those of a disk.
+
+    Files of tmpfs are shmem, and 9p refuses some shared mappings; there an ext4 image is mounted.
+    """
+    if _file_system(directory) not in _NOT_IN_THE_PAGE_CACHE_OF_A_DISK:
+        yield directory
+        return
+    image, mounted = directory / "image", directory / "disk"
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    mounted.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(mounted)], check=True)
+    try:
+        yield mounted
+    finally:
+        subprocess.run(["umount", str(mounted)], check=True)
+
+
+def results(fallback: Path) -> Path:
+    """Where tables are written: the directory named by NUMATRACE_RESULTS, or the test's own."""
+    directory = Path(os.environ.get("NUMATRACE_RESULTS") or fallback)
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def bpf_programs() -> set[int]:
+    """Ids of all BPF programs that the kernel holds now."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    attribute = (ctypes.c_uint32 * 32)()  # start_id, next_id, open_flags
+    programs: set[int] = set()
+    while True:
+        size = ctypes.c_uint(ctypes.sizeof(attribute))
+        if libc.syscall(ctypes.c_long(_SYS_BPF), ctypes.c_int(_BPF_PROG_GET_NEXT_ID), attribute, size) < 0:
+            return programs
+        programs.add(attribute[1])
+        attribute[0] = attribute[1]
