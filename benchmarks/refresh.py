@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -19,6 +20,8 @@ SIZES = (100, 1024, 4096, 12288)
 """Targets in MiB. They live one after the other: together they would want more memory than many machines have."""
 
 IDLE_REFRESHES = 20
+PAUSE = 0.05
+"""Seconds between two idle refreshes: one right after the other would find everything in the caches."""
 KERNEL_READS = 3
 DIRTY_REGIONS = 1000
 SETTLE_MIB = 2048
@@ -51,12 +54,17 @@ def _settled(session: SessionProcess) -> None:
     raise NumatraceError(f"the target is idle, and {QUIET_AFTER} refreshes did not settle it")
 
 
+def _later(session: SessionProcess) -> Report:
+    time.sleep(PAUSE)
+    return session.refresh()
+
+
 def _idle(mib: int, series: Series) -> None:
     """One target of that size: its idle refreshes, the kernel's file, and the tracer's memory."""
     size = size_name(mib)
     with Hold(mib) as target, SessionProcess(target.pid) as session:
         _settled(session)
-        refreshes = [session.refresh() for _ in range(IDLE_REFRESHES)]
+        refreshes = [_later(session) for _ in range(IDLE_REFRESHES)]
         reads = [read_numa_maps(target.pid) for _ in range(KERNEL_READS)]
         series[f"memory {size}"].append(resident_peak(session.pid))
     series[f"regions {size}"].append(max(report["regions_read"] for report in refreshes))

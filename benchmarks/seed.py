@@ -31,8 +31,8 @@ TARGETS = (
     Target("Seed at 8 GiB of huge pages (THP)", 8192, True, {"walk": 0.5, "pagemap": None}),
 )
 METHOD = (
-    "From the list of VMAs to the first counts, with the hooks attached already: CPU time of all threads of the tracing "
-    "process, and elapsed time; × is against the same clock of one read of /proc/PID/numa_maps in the same round."
+    "From the list of VMAs to the first counts, with the hooks attached already: CPU time of all threads of the "
+    "tracing process, and elapsed time; × is against the same clock of one read of /proc/PID/numa_maps in that round."
 )
 
 Series = dict[str, list[float]]
