@@ -6,6 +6,7 @@ Run under sudo, the command gets the identity of the user who called sudo: root 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pwd
@@ -180,9 +181,14 @@ class HeldCommand:
         return self._code
 
     def send(self, signal_number: int) -> None:
-        """Pass a signal on to the command, unless it has ended."""
-        if self.poll() is None:
-            os.kill(self.pid, signal_number)
+        """Pass a signal on to the command, unless it has ended. May be called from a signal handler.
+
+        It does not reap: the handler may have interrupted `wait()`, which would then find no child. A process that
+        has ended but was not reaped keeps its id, so the signal cannot reach another one.
+        """
+        if self._code is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal_number)
 
     def close(self) -> None:
         """End it if it is still held; a command that was released is left alone."""
