@@ -6,9 +6,10 @@ import ctypes
 import os
 from collections.abc import Sequence
 
-__all__ = ["migrate_pages", "move_pages", "process_madvise", "process_vm_writev"]
+__all__ = ["fallocate", "migrate_pages", "move_pages", "process_madvise", "process_vm_writev"]
 
-_SYS_MIGRATE_PAGES, _SYS_MOVE_PAGES, _SYS_PROCESS_VM_WRITEV, _SYS_PROCESS_MADVISE = 256, 279, 311, 440  # x86-64
+# x86-64
+_SYS_MIGRATE_PAGES, _SYS_MOVE_PAGES, _SYS_FALLOCATE, _SYS_PROCESS_VM_WRITEV, _SYS_PROCESS_MADVISE = 256, 279, 285, 311, 440
 _MPOL_MF_MOVE = 2
 _MAX_NODES = 64
 
@@ -30,6 +31,11 @@ def _call(number: int, *arguments: object) -> int:
 
 def _long(number: int) -> ctypes.c_ulong:
     return ctypes.c_ulong(number)
+
+
+def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2) with a mode, which `os.posix_fallocate` cannot give."""
+    _call(_SYS_FALLOCATE, ctypes.c_long(descriptor), ctypes.c_long(mode), _long(offset), _long(length))
 
 
 def process_vm_writev(pid: int, address: int, content: bytes) -> None:

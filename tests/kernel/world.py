@@ -28,6 +28,7 @@ _SLOTS = 0x100000000000  # placement.c
 _SLOT_BYTES = 1 << 30
 _FIRST_FD = 100
 _NO_POLICY = 0
+_MAP_HUGETLB = 0x40000
 
 
 class KernelLacks(Exception):
@@ -48,20 +49,20 @@ class Step:
 
 
 class World:
-    """One operation's view of the target. `child`: commands go to the target's child, whose pages `pid` names."""
+    """One operation's view of the target. `watch_child`: it is the forked child whose pages are compared."""
 
     _slots = itertools.count(1)
 
-    def __init__(self, target: Target, nodes: list[int], directory: Path, child: bool = False) -> None:
+    def __init__(self, target: Target, nodes: list[int], directory: Path, watch_child: bool = False) -> None:
         self.target = target
         self.nodes = nodes
         self.directory = directory
         self.slot = next(World._slots)
-        self._prefix = ("child",) if child else ()
+        self.watch_child = watch_child
 
     @property
     def pid(self) -> int:
-        pid = self.target.child_pid if self._prefix else self.target.pid
+        pid = self.target.child_pid if self.watch_child else self.target.pid
         assert pid is not None
         return pid
 
@@ -81,7 +82,7 @@ class World:
     def ask(self, *words: object, lacking: tuple[int, ...] = ()) -> str:
         """A command of placement.c. An error number in `lacking` means that the kernel has no such thing."""
         try:
-            return self.target.ask(*self._prefix, *words)
+            return self.target.ask(*words)
         except CommandFailed as failure:
             if failure.errno in lacking:
                 raise KernelLacks(errno.errorcode[failure.errno]) from failure
@@ -95,7 +96,7 @@ class World:
 
     def map_hugetlb(self, offset: int, length: int, shift: int, flags: int = ANON) -> None:
         """Private or shared hugetlb pages of 2**shift bytes; the kernel lacks them if the pool is empty."""
-        kind = flags | mmap.MAP_HUGETLB | shift << 26
+        kind = flags | _MAP_HUGETLB | shift << 26
         words = ("map", self.slot, offset, length, RW, kind, "none", 0)
         self.ask(*words, lacking=(errno.ENOMEM, errno.EINVAL))
 
@@ -115,7 +116,7 @@ class World:
     @property
     def file_path(self) -> Path:
         """The file of this slot as another process can open it, memfd or not."""
-        return Path(f"/proc/{self.pid}/fd/{_FIRST_FD + self.slot}")
+        return Path(f"/proc/{self.target.pid}/fd/{_FIRST_FD + self.slot}")
 
     def write(self, offset: int, length: int, step: int = PAGE) -> None:
         self.ask("write", self.slot, offset, length, step)
@@ -172,7 +173,7 @@ class World:
         """Leave nothing of the operation behind in the target."""
         self.ask("policy", _NO_POLICY, 0)
         self.unmap(0, _SLOT_BYTES)
-        if self.target.child_pid is not None and not self._prefix:
+        if self.target.child_pid is not None:
             self.ask("reap")
         with contextlib.suppress(CommandFailed):  # an operation without a file
             self.ask("close", self.slot)
