@@ -48,8 +48,12 @@ bench: setup-bench ## Measure overhead and speed against other tools, in one run
 	$(VENV)/python -m benchmarks
 
 .PHONY: man
-man: setup-test ## Make docs/numatrace.1 from the parser
-	$(VENV)/python scripts/manpage.py >docs/numatrace.1
+man: setup-test ## Make build/numatrace.1 from the parser; see it with man -l
+	mkdir -p build
+	$(VENV)/argparse-manpage --module tracer.cli.main --function build_parser --format single-commands-section \
+	  --project-name numatrace --prog numatrace --manual-title "User Commands" \
+	  --description "show where a process's pages live on a NUMA machine, while they move" \
+	  --include docs/manpage.h2m --output build/numatrace.1
 
 .PHONY: clean
 clean: ## Remove what builds and tests leave, but not .venv and downloaded kernels
