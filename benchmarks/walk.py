@@ -26,7 +26,7 @@ GIBS = 4
 MILLISECOND = 1e6
 
 METHOD = (
-    f"All pages of a target of {GIBS} GiB counted per node, CPU time divided by {GIBS}. A page table whose 512 pages are "
+    f"All pages of a target of {GIBS} GiB counted per node, CPU time divided by {GIBS}. A table whose 512 pages are "
     "on one node is recognised as such; the second row has that turned off and tells every page apart, as a table with "
     "pages of several nodes needs."
 )
