@@ -12,7 +12,7 @@ from pathlib import Path
 __all__ = ["bpf_programs", "cached_files", "gigantic_pages", "huge_pages", "nodes_with_memory", "quiet", "results"]
 
 _THP = Path("/sys/kernel/mm/transparent_hugepage")
-# Whoever moves or merges pages without being asked. khugepaged cannot be switched off where MADV_HUGEPAGE shall
+# Nobody moves or merges pages without being asked, and huge pages come on advice, not otherwise. khugepaged cannot be switched off where MADV_HUGEPAGE shall
 # work: it is made to look at one page, and then to sleep for an hour.
 _QUIET = {
     Path("/proc/sys/kernel/numa_balancing"): "0",
@@ -22,6 +22,8 @@ _QUIET = {
     _THP / "enabled": "madvise",
     _THP / "defrag": "madvise",
     _THP / "use_zero_page": "1",
+    _THP / "shmem_enabled": "advise",
+    _THP / "hugepages-64kB/enabled": "madvise",
     _THP / "khugepaged/pages_to_scan": "1",
     _THP / "khugepaged/scan_sleep_millisecs": "3600000",
     _THP / "khugepaged/alloc_sleep_millisecs": "3600000",

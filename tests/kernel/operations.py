@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 
 from tests.kernel import outside
-from tests.kernel.world import ANON, HUGE, PAGE, RW, SHARED, KernelLacks, Operation, Step, World
+from tests.kernel.world import ANON, HUGE, PAGE, RW, SHARED, Operation, Step, World
 from tracer.model.policy import F_STATIC_NODES, Mode
 
 __all__ = ["OPERATIONS", "cow_seen_by_the_child"]
@@ -53,6 +53,19 @@ def _touch_thp(w: World) -> Iterator[Step]:
     yield Step("one discarded", 2 * 512 - 2)
     w.advise(2 * HUGE + PAGE, 100 * PAGE, mmap.MADV_DONTNEED)
     yield Step("part of one discarded", 2 * 512 - 2 - 100)
+
+
+def _touch_large_folios(w: World) -> Iterator[Step]:
+    """Folios of 64 KiB where the kernel has them for anonymous memory, mapped page by page."""
+    w.map(0, 1 << 20)
+    w.advise(0, 1 << 20, mmap.MADV_HUGEPAGE, lacking=_NO_THP)
+    w.write(0, 1 << 20)
+    yield Step("touched", 256)
+    w.unmap(5 * PAGE, 16 * PAGE)
+    yield Step("hole across two", 240)
+    w.ask("fork")
+    w.write(32 * PAGE, PAGE)
+    yield Step("forked, parent wrote a page", 240)
 
 
 def _touch_hugetlb(w: World) -> Iterator[Step]:
@@ -616,8 +629,7 @@ def _shmem_thp(w: World) -> Iterator[Step]:
     w.map(0, 2 * HUGE, SHARED, file=True)
     w.advise(0, 2 * HUGE, mmap.MADV_HUGEPAGE, lacking=_NO_THP)
     w.write(0, 2 * HUGE, HUGE)
-    if not w.transparent_huge(0):
-        raise KernelLacks("shmem_enabled does not give huge pages on advice")
+    assert w.transparent_huge(0) == 2 * HUGE
     yield Step("2 huge pages", 1024)
     w.unmap(7 * PAGE, 2 * PAGE)
     yield Step("hole in one")
@@ -646,6 +658,7 @@ def cow_seen_by_the_child(w: World) -> Iterator[Step]:
 OPERATIONS: dict[str, Operation] = {
     "touch": _touch,
     "THP": _touch_thp,
+    "THP of 64 KiB": _touch_large_folios,
     "hugetlb 2 MiB": _touch_hugetlb,
     "hugetlb memfd": _hugetlb_memfd,
     "hugetlb 1 GiB": _touch_gigantic,

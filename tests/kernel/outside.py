@@ -8,8 +8,12 @@ from collections.abc import Sequence
 
 __all__ = ["fallocate", "migrate_pages", "move_pages", "process_madvise", "process_vm_writev"]
 
-# x86-64
-_SYS_MIGRATE_PAGES, _SYS_MOVE_PAGES, _SYS_FALLOCATE, _SYS_PROCESS_VM_WRITEV, _SYS_PROCESS_MADVISE = 256, 279, 285, 311, 440
+# The numbers of x86-64.
+_SYS_MIGRATE_PAGES = 256
+_SYS_MOVE_PAGES = 279
+_SYS_FALLOCATE = 285
+_SYS_PROCESS_VM_WRITEV = 311
+_SYS_PROCESS_MADVISE = 440
 _MPOL_MF_MOVE = 2
 _MAX_NODES = 64
 
@@ -73,6 +77,4 @@ def move_pages(pid: int, addresses: Sequence[int], node: int) -> list[int]:
 def migrate_pages(pid: int, from_nodes: int, to_nodes: int) -> int:
     """Move all pages of another process from the nodes of one mask to those of another; pages that stayed."""
     masks = [ctypes.c_ulong(mask) for mask in (from_nodes, to_nodes)]
-    return _call(
-        _SYS_MIGRATE_PAGES, _long(pid), _long(_MAX_NODES + 1), ctypes.byref(masks[0]), ctypes.byref(masks[1])
-    )
+    return _call(_SYS_MIGRATE_PAGES, _long(pid), _long(_MAX_NODES + 1), ctypes.byref(masks[0]), ctypes.byref(masks[1]))

@@ -49,7 +49,7 @@ def _state(stat: bytes) -> bytes:
 
 
 def wait_asleep(pid: int, seconds: float = ANSWER_SECONDS) -> None:
-    """Return when every thread of the process sleeps. It has written its answer by now, so that is a matter of moments."""
+    """Return when every thread of the process sleeps: a matter of moments, once it has written its answer."""
     deadline = time.monotonic() + seconds
     tasks = Path(f"/proc/{pid}/task")
     while True:
@@ -103,9 +103,22 @@ class Target:
 
     def ask(self, *words: object) -> str:
         """Carry out a command; the values of its answer. `CommandFailed` if the kernel refused."""
-        command = " ".join(str(word) for word in words)
+        self.send(*words)
+        return self.receive(*words)
+
+    def send(self, *words: object) -> None:
+        """Begin a command and do not wait for its end: `receive` with the same words does."""
         assert self._process.stdin is not None
-        self._process.stdin.write(command.encode("ascii") + b"\n")
+        self._process.stdin.write(" ".join(str(word) for word in words).encode("ascii") + b"\n")
+
+    def busy(self) -> bool:
+        """True while the command that was sent has not answered."""
+        assert self._process.stdout is not None
+        return not select.select([self._process.stdout], [], [], 0)[0]
+
+    def receive(self, *words: object) -> str:
+        """Wait for the end of the command that `send` began."""
+        command = " ".join(str(word) for word in words)
         answer = self._answer(command)
         done = not answer.startswith("err ")
         if done and words[0] == "fork":

@@ -266,6 +266,18 @@ static int do_name(const struct call *c)
     return outcome(prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, place(c), c->number[2], bytes_of(c->word[3])));
 }
 
+// Changes that last long enough to be looked at meanwhile: all pages written, every second stretch of 16 discarded.
+static int do_churn(const struct call *c)
+{
+    for (unsigned long round = 0; round < c->number[3]; round++) {
+        do_write(&(struct call){.number = {c->number[0], c->number[1], c->number[2], PAGE}});
+        for (unsigned long at = round % 2 * 16 * PAGE; at < c->number[2]; at += 32 * PAGE)
+            if (madvise(place(c) + at, 16 * PAGE, MADV_DONTNEED) < 0)
+                return -errno;
+    }
+    return 0;
+}
+
 static int do_lock(const struct call *c)
 {
     return outcome(mlock(place(c), c->number[2]));
@@ -530,6 +542,7 @@ static const struct {
     {"protect", 4, do_protect},   // slot offset length prot
     {"advise", 4, do_advise},     // slot offset length advice
     {"name", 4, do_name},         // slot offset length name
+    {"churn", 4, do_churn},       // slot offset length rounds
     {"lock", 3, do_lock},         // slot offset length
     {"unlock", 3, do_unlock},     // slot offset length
     {"remap", 7, do_remap},       // slot offset length to-slot to-offset to-length flags
