@@ -28,7 +28,7 @@ struct count_request {
 };
 
 struct entries {
-	u64 entry[ENTRIES];
+	u64 entry[ENTRIES + 8]; /* eight more, so that what follows a part can always be cleared */
 };
 
 BPF_F_TABLE("array", u32, struct count_request, count_request, 1, BPF_F_MMAPABLE);
@@ -60,8 +60,12 @@ static __always_inline bool whole_table_on_one_node(const struct entries *table,
 		at &= ENTRIES - 32;
 #pragma unroll
 		for (u32 k = 0; k < 32; k++) {
-			all &= table->entry[at + k];
-			any |= table->entry[at + k];
+			u64 entry = table->entry[at + k];
+
+			all &= entry;
+			any |= entry;
+			opaque(all); /* keeps the two side by side: clang would spill all entries for a second pass */
+			opaque(any);
 		}
 		if (!(all & ENTRY_PRESENT) || (any & ENTRY_SPECIAL))
 			return false;
@@ -92,6 +96,7 @@ static __always_inline void count_entries(const struct entries *table, const str
 			opaque(one);
 #if BIN_STEP > 1
 			fields += one << (bin & 63);
+			opaque(fields);
 #else
 			out->bin[bin & (BINS - 1)] += one;
 #endif
@@ -112,10 +117,10 @@ static __always_inline void copy_entries(struct entries *table, u64 source, u64 
 	struct entries *clear = zeros.lookup(&zero);
 
 	if (pages >= ENTRIES) {
-		bpf_probe_read_kernel(table, sizeof(*table), (void *)source);
+		bpf_probe_read_kernel(table, ENTRIES * 8, (void *)source);
 		return;
 	}
-	bytes &= sizeof(*table) - 1;
+	bytes &= ENTRIES * 8 - 1;
 	bpf_probe_read_kernel(table, bytes, (void *)(source + ((start >> PAGE_SHIFT) & (ENTRIES - 1)) * 8));
 	if (clear)
 		bpf_probe_read_kernel((void *)table + bytes, 64, clear);

@@ -102,7 +102,7 @@ class Programs:
                   for name, value in constants.items()]
         with _stderr_kept() as kept:
             try:
-                self._bpf: Any = bcc.BPF(text=text, cflags=flags)
+                self._bpf: Any = bcc.BPF(text=text, cflags=flags, debug=int(os.environ.get("NUMATRACE_DEBUG", "0")))
             except Exception as error:
                 failure: Exception | None = error
             else:

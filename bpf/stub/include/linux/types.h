@@ -28,6 +28,8 @@ typedef unsigned long size_t;
 typedef unsigned long uintptr_t;
 typedef int pid_t;
 typedef _Bool bool;
+#define true 1
+#define false 0
 #define NULL ((void *)0)
 #define __user
 #ifndef __always_inline
