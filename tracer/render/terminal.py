@@ -7,12 +7,7 @@ direction, so that a name shows as another.
 
 from __future__ import annotations
 
-import unicodedata
-
 __all__ = ["printable"]
-
-_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode categories: control characters, format characters (bidi among them), lone surrogates, separators."""
 
 
 def _octal(raw: bytes) -> str:
@@ -23,15 +18,13 @@ def printable(raw: bytes) -> str:
     """`raw` as text that a terminal only prints, for one line: UTF-8 stays, everything that acts is escaped.
 
     Escaped as the kernel does it in its own files, byte by byte: a backslash and three octal digits. That concerns
-    control characters (newline and tab too), format characters, and bytes that are not UTF-8, which an 8-bit
-    terminal may take for controls.
+    control characters (newline and tab too), format characters (which turn the reading direction), blanks that are
+    not the blank, and bytes that are not UTF-8, which an 8-bit terminal may take for controls.
     """
-    if raw.isascii() and (text := raw.decode("ascii")).isprintable():
+    text = raw.decode("utf-8", "surrogateescape")
+    if text.isprintable():
         return text
-    shown = []
-    for character in raw.decode("utf-8", "surrogateescape"):
-        if unicodedata.category(character) in _UNPRINTABLE:
-            shown.append(_octal(character.encode("utf-8", "surrogateescape")))
-        else:
-            shown.append(character)
-    return "".join(shown)
+    return "".join(
+        character if character.isprintable() else _octal(character.encode("utf-8", "surrogateescape"))
+        for character in text
+    )
