@@ -187,7 +187,10 @@ class Pagemap:
                 yield None
                 return
             yield regions[:found].copy()
-            start = argument.walk_end
+            if found < _SCAN_REGIONS:
+                return
+            # Not `walk_end`: do_pagemap_scan() leaves it at the last place where its buffer of 512 regions was full.
+            start = int(regions["end"][-1])
 
 
 @dataclass(frozen=True, slots=True)
