@@ -13,7 +13,7 @@ from tests.kernel import machine
 @pytest.fixture(scope="session")
 def quiet_machine() -> Iterator[None]:
     """Nothing moves or merges pages unasked, and the pools of huge pages are filled, until the tests are over."""
-    with machine.quiet(), machine.huge_pages(16), machine.gigantic_pages():
+    with machine.owned(), machine.quiet(), machine.huge_pages(16), machine.gigantic_pages():
         yield
 
 

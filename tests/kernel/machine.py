@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["bpf_programs", "cached_files", "gigantic_pages", "huge_pages", "nodes_with_memory", "quiet", "results"]
+__all__ = [
+    "bpf_programs",
+    "cached_files",
+    "gigantic_pages",
+    "huge_pages",
+    "nodes_with_memory",
+    "owned",
+    "quiet",
+    "results",
+    "swap",
+]
 
 _THP = Path("/sys/kernel/mm/transparent_hugepage")
-# Nobody moves or merges pages without being asked, and huge pages come on advice, not otherwise. khugepaged cannot be switched off where MADV_HUGEPAGE shall
-# work: it is made to look at one page, and then to sleep for an hour.
+# Nobody moves or merges pages without being asked, and huge pages come on advice, not otherwise. khugepaged cannot
+# be switched off where MADV_HUGEPAGE shall work: it is made to look at one page, and then to sleep for an hour.
 _QUIET = {
     Path("/proc/sys/kernel/numa_balancing"): "0",
     Path("/proc/sys/vm/compaction_proactiveness"): "0",
@@ -28,9 +39,11 @@ _QUIET = {
     _THP / "khugepaged/scan_sleep_millisecs": "3600000",
     _THP / "khugepaged/alloc_sleep_millisecs": "3600000",
 }
+_LOCK = Path("/run/numatrace-tests.lock")
 _HUGE_PAGES = Path("/sys/kernel/mm/hugepages")
 _ENOUGH_FOR_GIGANTIC = 6 << 30
 _NOT_IN_THE_PAGE_CACHE_OF_A_DISK = {"tmpfs", "ramfs", "9p", "overlay"}
+_SWAP_BYTES = 16 << 20
 _SYS_BPF, _BPF_PROG_GET_NEXT_ID = 321, 11  # x86-64
 
 
@@ -52,6 +65,17 @@ def _set(path: Path, value: str) -> Iterator[None]:
         yield
     finally:
         path.write_text(before)
+
+
+@contextlib.contextmanager
+def owned() -> Iterator[None]:
+    """The settings of the machine belong to one run of the tests at a time; another one waits here for its turn.
+
+    Otherwise each would take the other's settings for those to put back.
+    """
+    with _LOCK.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager
@@ -119,6 +143,24 @@ def cached_files(directory: Path) -> Iterator[Path]:
         yield mounted
     finally:
         subprocess.run(["umount", str(mounted)], check=True)
+
+
+@contextlib.contextmanager
+def swap(directory: Path) -> Iterator[None]:
+    """A little swap space in a file of a directory of `cached_files`. Its end brings back what is in it."""
+    path = directory / "swap"
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, _SWAP_BYTES)
+    path.chmod(0o600)
+    try:
+        subprocess.run(["mkswap", str(path)], check=True, capture_output=True)
+        subprocess.run(["swapon", str(path)], check=True, capture_output=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["swapoff", str(path)], check=True, capture_output=True)
+    finally:
+        path.unlink()
 
 
 def results(fallback: Path) -> Path:

@@ -10,15 +10,16 @@ import mmap
 import os
 from collections.abc import Iterator
 
-from tests.kernel import outside
+from tests.kernel import machine, outside
 from tests.kernel.world import ANON, HUGE, PAGE, RW, SHARED, Operation, Step, World
 from tracer.model.policy import F_STATIC_NODES, Mode
 
-__all__ = ["OPERATIONS", "cow_seen_by_the_child"]
+__all__ = ["MADV_PAGEOUT", "OPERATIONS", "cow_seen_by_the_child"]
 
 _SMALL = 64 * PAGE
 _SHARED_ANON = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
-_MADV_PAGEOUT, _MADV_POPULATE_READ, _MADV_POPULATE_WRITE, _MADV_COLLAPSE, _MADV_GUARD_INSTALL = 21, 22, 23, 25, 102
+MADV_PAGEOUT = 21
+_MADV_POPULATE_READ, _MADV_POPULATE_WRITE, _MADV_COLLAPSE, _MADV_GUARD_INSTALL = 22, 23, 25, 102
 _MPOL_MF_MOVE = 2
 _MREMAP_MAYMOVE, _MREMAP_FIXED, _MREMAP_DONTUNMAP = 1, 2, 4
 _MFD_HUGETLB = 4
@@ -574,13 +575,31 @@ def _page_out(w: World) -> Iterator[Step]:
     w.map(0, 1 << 20, SHARED, prot=mmap.PROT_READ, file=True)
     w.read(0, 1 << 20)
     yield Step("file read", 256)
-    w.advise(0, _SMALL, _MADV_PAGEOUT, lacking=(errno.EINVAL,))
+    w.advise(0, _SMALL, MADV_PAGEOUT, lacking=(errno.EINVAL,))
     assert w.slot_pages(w.truth()) < 256
     yield Step("64 pages out")
     w.read(0, 1 << 20)
-    outside.process_madvise(w.pid, w.address(512 << 10), 512 << 10, _MADV_PAGEOUT)
+    outside.process_madvise(w.pid, w.address(512 << 10), 512 << 10, MADV_PAGEOUT)
     assert w.slot_pages(w.truth()) < 256
     yield Step("128 pages out, by another process", audited=_ELSEWHERE)
+
+
+def _swap(w: World) -> Iterator[Step]:
+    with machine.swap(w.directory):
+        w.map(0, _SMALL)
+        w.write(0, _SMALL)
+        yield Step("touched", 64)
+        w.advise(0, _SMALL, MADV_PAGEOUT)
+        assert w.slot_pages(w.truth()) < 64
+        yield Step("paged out")
+        w.read(0, _SMALL // 4)
+        yield Step("16 pages read")
+        w.write(0, _SMALL)
+        yield Step("all written", 64)
+        outside.process_madvise(w.pid, w.address(0), _SMALL, MADV_PAGEOUT)
+        assert w.slot_pages(w.truth()) < 64
+        yield Step("paged out by another process", audited=_ELSEWHERE)
+    yield Step("swap switched off", 64, audited=_ELSEWHERE)
 
 
 def _exec(w: World) -> Iterator[Step]:
@@ -697,6 +716,7 @@ OPERATIONS: dict[str, Operation] = {
     "MADV_GUARD_INSTALL": _guard,
     "MADV_COLLAPSE": _collapse,
     "MADV_PAGEOUT": _page_out,
+    "swap": _swap,
     "set_mempolicy": _task_policies,
     "set_mempolicy weighted interleave": _task_weighted,
     "migrate_pages": _migrate,
