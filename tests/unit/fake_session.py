@@ -12,15 +12,11 @@ from types import ModuleType, TracebackType
 from typing import Any, Self
 
 from tests.unit.snapshots import snapshot, vma
-from tracer.errors import NumatraceError
+from tracer.kernel.procfs import TargetGone
 from tracer.model.snapshot import Snapshot
 from tracer.model.vma import Kind
 
-__all__ = ["Script", "TargetGone", "install", "script_with"]
-
-
-class TargetGone(NumatraceError):
-    """As in the real module."""
+__all__ = ["Options", "Script", "install", "script_with", "session_module"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ def session_module(script: Script) -> ModuleType:
             return script.wait(seconds)
 
     module = ModuleType("tracer.session")
-    vars(module).update(Session=Session, Options=Options, TargetGone=TargetGone)
+    vars(module).update(Session=Session, Options=Options)
     return module
 
 

@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 import tracer.render
-from tests.unit.fake_session import Options, Script, TargetGone, script_with, session_module
+from tests.unit.fake_session import Options, Script, script_with, session_module
 from tests.unit.snapshots import details, snapshot, vma
 from tracer import __version__
 from tracer.cli import options, watch
@@ -25,6 +25,7 @@ from tracer.cli.options import Target
 from tracer.cli.progress import Progress
 from tracer.cli.watch import Pace, Watch
 from tracer.errors import NumatraceError
+from tracer.kernel.procfs import TargetGone
 from tracer.model.vma import Kind
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +108,15 @@ def test_details_are_read_only_where_they_are_shown(words: str, wanted: bool, pl
     script = play(Script(steps=[SHOT]))
     assert main(["maps", "-p", "42", *words.split()]) == 0
     assert script.events[0][2].details is wanted
+
+
+def test_words_are_understood_without_loading_what_is_slow() -> None:
+    code = (
+        "import sys; from tracer.cli.main import main; code = main(['maps', '-p', '1', '--every', '0']); "
+        "print(code, sorted({'numpy', 'bcc', 'shtab', 'tracer.session', 'tracer.kernel'} & sys.modules.keys()))"
+    )
+    done = run([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert done.stdout == b"2 []\n"
 
 
 def test_help_and_version(capfd: Capture) -> None:

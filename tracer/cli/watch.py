@@ -77,7 +77,8 @@ class Watch:
 
     def _run_process(self) -> int:
         # The session brings numpy and BCC with it: wrong usage is reported without them.
-        from tracer.session import Session, TargetGone
+        from tracer.kernel.procfs import TargetGone
+        from tracer.session import Session
 
         try:
             with Session(self._target.pid, self._options(), self._progress) as session:
@@ -100,7 +101,8 @@ class Watch:
             return command.wait()
 
     def _trace_command(self, command: HeldCommand, pass_on: Callable[[], None]) -> None:
-        from tracer.session import Session, TargetGone
+        from tracer.kernel.procfs import TargetGone
+        from tracer.session import Session
 
         started = False
         try:
