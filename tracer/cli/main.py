@@ -53,8 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
             verb.name,
             help=verb.summary,
             description=verb.description,
-            epilog=verb.epilog,
-            usage=f"{PROGRAM} {verb.name} {verb.usage} [options]",
+            usage=f"{PROGRAM} {verb.name} {verb.usage}",
             formatter_class=_Paragraphs,
             allow_abbrev=False,
         )

@@ -21,9 +21,8 @@ _DEFAULT_INTERVAL_S = 1.0
 _DESCRIPTION = """\
 Prints where the pages of a process are, one line per memory area, as /proc/PID/numa_maps does. The process is read
 once; after that BPF programs keep the counts live, so that looking again costs what has changed and not the size of
-the process."""
+the process.
 
-_EPILOG = """\
 With -p PID one snapshot is printed, with --every or --count several. A command after -- is held until the hooks are
 attached, and then watched from its first page to its end, every second if --every does not say otherwise; the exit
 code is the command's own. After --count snapshots the command goes on unwatched. It shares standard output with the
@@ -103,9 +102,8 @@ VERB = Verb(
     name="maps",
     summary="print where the pages of a process are, in the format of numa_maps",
     description=_DESCRIPTION,
-    usage="(-p PID | -- CMD [ARG ...]) [--format kernel|2005|json] [--full] [--every SEC] [--count N]",
+    usage="(-p PID | -- CMD [ARG ...]) [--format kernel|2005|json] [--full] [--every SEC] [--count N] [options]",
     configure=_configure,
     run=_run,
-    epilog=_EPILOG,
     takes_command=True,
 )

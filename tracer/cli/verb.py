@@ -11,7 +11,8 @@ __all__ = ["Verb"]
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """summary: one line for the list of verbs. description and epilog: paragraphs for its own help.
+    """summary: one line for the list of verbs. description: paragraphs for its own help
+    and for the man page, separated by empty lines.
 
     usage: its options in one line, as they follow `numatrace NAME`.
     configure: adds its options. run: does it and returns the exit code; raises NumatraceError where it cannot.
@@ -24,5 +25,4 @@ class Verb:
     usage: str
     configure: Callable[[ArgumentParser], None]
     run: Callable[[Namespace], int]
-    epilog: str = ""
     takes_command: bool = False
