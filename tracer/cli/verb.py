@@ -13,7 +13,6 @@ __all__ = ["Verb"]
 class Verb:
     """summary: one line for the list of verbs. description: paragraphs for its own help
     and for the man page, separated by empty lines.
-
     usage: its options in one line, as they follow `numatrace NAME`.
     configure: adds its options. run: does it and returns the exit code; raises NumatraceError where it cannot.
     takes_command: whether `-- CMD ARGS` makes sense; its words are then in `arguments.command`.
