@@ -3,7 +3,7 @@
  * Where the direct map begins (KASLR moves it in steps of 1 GiB), how many levels the page tables have, and where the
  * user registers lie on a kernel stack. All of it is learnt on the calling process, about which everything is known.
  */
-#define STEPS 8
+#define STEPS 4
 #define GIB (1ULL << 30)
 
 struct calibration {

@@ -30,6 +30,8 @@ REQUIRED = {
     "REGS_SI": "pt_regs.si",
     "REGS_DX": "pt_regs.dx",
     "REGS_R10": "pt_regs.r10",
+    "REGS_R8": "pt_regs.r8",
+    "REGS_IP": "pt_regs.ip",
     "VMA_START": "vm_area_struct.vm_start",
     "VMA_END": "vm_area_struct.vm_end",
     "VMA_MM": "vm_area_struct.vm_mm",

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.errors import NumatraceError
-from tracer.kernel.bpf import Programs
+from tracer.kernel.programs import Compilation, Programs
 from tracer.kernel.btf import Btf
 from tracer.kernel.layout import layout
 from tracer.kernel.topology import Topology
@@ -32,7 +32,7 @@ ADDRESS_MASK = 0x000FFFFFFFFFF000  # PTE_PFN_MASK, arch/x86/include/asm/pgtable_
 PFN_BITS = (1 << 55) - 1  # Documentation/admin-guide/mm/pagemap.rst
 LARGEST_DIRECT_MAP = 64 << 40
 SYS_BPF, BPF_PROG_TEST_RUN = 321, 10
-STEPS = 8  # of bpf/calibrate.c
+STEPS = 4  # of bpf/calibrate.c
 SPANS_A_RUN = 4
 SOURCES = ("common.h", "entry.h", "nodes.h", "count.c", "tables.c", "calibrate.c", "find.c", "probe.c", "vmas.c")
 
@@ -78,7 +78,7 @@ class PageTables:
         self.constants["SPANS_A_RUN"] = SPANS_A_RUN
         self.constants["BLOCK_SHIFT"] = shift + 12
         self.constants["BLOCKS"] = 1 << max(1, (len(table) - 1).bit_length())
-        self._programs = Programs(SOURCES, self.constants)
+        self._programs = Programs(Compilation(SOURCES, self.constants))
         self._mmap_lock_event = btf.arguments("btf_trace_mmap_lock_acquire_returned") is not None
         self.topology = topology
         self.paging = self._calibrate()
@@ -155,7 +155,7 @@ class PageTables:
         raise WalkUnfit("cannot find the kernel's direct map of memory")
 
     def _guesses(self, near: int, quick: bool) -> Iterator[int]:
-        """Where to look for the direct map, 8 GiB a look, downwards from a page table of ours."""
+        """Where to look for the direct map, 4 GiB a look, downwards from a page table of ours."""
         most = max(len(self.topology.node_table()[1]) << self.constants["BLOCK_SHIFT"], GIB)
         steps = min(most, LARGEST_DIRECT_MAP) // (STEPS * GIB) + 1
         return (near - i * STEPS * GIB for i in range(1 if quick else steps))

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * What happened in an epoch: per CPU a log of records, one per region that was touched (with the faults seen there, by the
+ * node of the page that each left behind) and one per range, doubt or life event. A small direct-mapped table finds a region's record
+ * again, so a region that faults a thousand times takes one record; two regions that share a slot take turns and more
+ * records, which the reader adds up. Two logs per CPU take turns by epoch. A full log drops the record and counts it.
+ *
+ * Everything is per CPU and written without atomics. Programs do not preempt each other on a CPU, but a fault in an
+ * interrupt (a profiler that reads user stacks) can interrupt one: it finds the CPU busy, counts itself as missed and
+ * leaves.
+ */
+#pragma once
+
+enum record_kind {
+	RECORD_REGION = 1, /* key: region number; pages per bin */
+	RECORD_RANGE = 2,  /* key: first address, value: end */
+	RECORD_EXEC = 3,   /* key: new mm, value: number of the new target */
+	RECORD_EXIT = 4,   /* key: mm */
+};
+
+struct record {
+	u64 key;
+	u64 value;
+	u32 kind;
+	u32 target;
+	u32 touches;
+	u32 unresolved;
+	u32 faults[BINS]; /* by the node of the page that they left behind */
+};
+
+struct remembered {
+	u64 key;
+	u32 target;
+	u32 epoch; /* epoch of the record plus 1, so that zeroed memory matches nothing */
+	u32 record;
+	u32 pad;
+};
+
+struct cpu {
+	/* the last fault of a target on this CPU, whose outcome is not known yet */
+	u64 pending_address;
+	u64 pending_pgd;
+	u64 pending_task;
+	u64 pending_frame; /* address of its struct pt_regs */
+	u64 pending_ip;    /* a fault in the kernel: instruction pointer in that frame, 0 for one in user mode */
+	u32 pending_write;
+	u32 pending_open; /* 1: not seen to be mapped */
+	u32 pending_target;
+	u32 pending_record;
+	u32 pending_epoch; /* plus 1, as in struct remembered */
+	u32 pending_tid;
+	/* where the PMD entry of the region last looked up is */
+	u64 middle_entry;
+	u64 middle_region;
+	u64 middle_pgd;
+	/* the range last noted */
+	u64 range_start;
+	u64 range_end;
+	u32 range_epoch; /* plus 1 */
+	u32 range_target;
+	u32 sequence; /* counts faults */
+	u32 busy;
+	u32 missed;  /* events that found the CPU busy */
+	u32 dropped; /* records that found the log full, threads that found `blocked` full */
+	u32 used[2]; /* records in each log */
+	u64 faults;
+	u64 unexplained; /* changes that nobody located */
+	u64 pad[5];      /* CPUs do not share cache lines */
+};
+
+struct overtaken {
+	u64 address;
+	u32 target;
+	u32 write;
+	u32 sequence;
+	u32 cpu;
+};
+
+BPF_F_TABLE("array", u32, struct cpu, cpus, CPUS, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, struct record, records, CPUS * 2 * LOG, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, struct remembered, remembered, CPUS * MEMORY, BPF_F_MMAPABLE);
+BPF_HASH(blocked, u32, struct overtaken, 16384);
+
+static __always_inline struct cpu *this_cpu(u32 *number)
+{
+	*number = bpf_get_smp_processor_id();
+	return cpus.lookup(number);
+}
+
+static __always_inline bool enter(struct cpu *cpu)
+{
+	if (cpu->busy) {
+		cpu->missed++;
+		return false;
+	}
+	cpu->busy = 1;
+	return true;
+}
+
+static __always_inline void leave(struct cpu *cpu)
+{
+	cpu->busy = 0;
+}
+
+static __always_inline struct record *append(struct cpu *cpu, u32 number, u32 epoch, u32 *index)
+{
+	u32 used = cpu->used[epoch & 1];
+	struct record *record;
+
+	if (used >= LOG) {
+		cpu->dropped++;
+		return NULL;
+	}
+	*index = (number * 2 + (epoch & 1)) * LOG + used;
+	record = records.lookup(index);
+	if (record) {
+		__builtin_memset(record, 0, sizeof(*record));
+		cpu->used[epoch & 1] = used + 1;
+	}
+	return record;
+}
+
+static __always_inline void note(struct cpu *cpu, u32 number, u32 epoch, u32 kind, u32 target, u64 key, u64 value)
+{
+	u32 index;
+	struct record *record = append(cpu, number, epoch, &index);
+
+	if (!record)
+		return;
+	record->kind = kind;
+	record->target = target;
+	record->key = key;
+	record->value = value;
+}
+
+/* The record of a region in this epoch, made if there is none yet. */
+static __always_inline struct record *touch(struct cpu *cpu, u32 number, u32 epoch, u32 target, u64 region, u32 *index)
+{
+	u32 slot = number * MEMORY + (((region * 0x9E3779B97F4A7C15ULL) >> 40) & (MEMORY - 1));
+	struct remembered *seen = remembered.lookup(&slot);
+	struct record *record;
+
+	if (!seen)
+		return NULL;
+	if (seen->key == region && seen->epoch == epoch + 1 && seen->target == target) {
+		*index = seen->record;
+		return records.lookup(index);
+	}
+	record = append(cpu, number, epoch, index);
+	if (!record)
+		return NULL;
+	record->key = region;
+	record->kind = RECORD_REGION;
+	record->target = target;
+	seen->key = region;
+	seen->target = target;
+	seen->epoch = epoch + 1;
+	seen->record = *index;
+	return record;
+}
