@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tracer.kernel import pagemap as pagemap_module
 from tracer.kernel.pageflags import KPF_NOPAGE, KPF_RESERVED, KPF_THP, KPF_ZERO_PAGE
 from tracer.kernel.pagemap import PM_EXCLUSIVE, PM_FILE, PM_PRESENT, Pagemap, PagemapReader, Span
+from tracer.kernel.pagemap_file import SCAN_REGION
 from tracer.kernel.procfs import TargetGone
 from tracer.kernel.topology import Topology, Zone
 from tracer.kernel.zero_pages import ZeroPages
@@ -212,7 +213,7 @@ def test_holes_are_skipped_and_short_ones_read(process: FakeProcess, monkeypatch
     mapped = [0, 1, 40, 2000, 4000]
 
     def scan(self: Pagemap, start: int, end: int) -> list[np.ndarray[tuple[int], np.dtype[np.void]]]:
-        regions = np.zeros(len(mapped), dtype=pagemap_module._SCAN_REGION)
+        regions = np.zeros(len(mapped), dtype=SCAN_REGION)
         regions["start"] = np.array(mapped) * PAGE
         regions["end"] = np.array(mapped) * PAGE + PAGE
         return [regions, regions[:0]]

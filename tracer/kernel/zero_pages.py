@@ -13,11 +13,9 @@ import numpy as np
 
 from tracer.errors import NumatraceError
 from tracer.kernel.pageflags import KPF_THP, KPF_ZERO_PAGE, has_flag, page_flags
+from tracer.kernel.pagemap_file import PM_PFN_MASK, Pagemap
 
 __all__ = ["ZeroPages"]
-
-_ENTRY_BYTES = 8
-_PFN_MASK = (1 << 55) - 1
 
 
 @dataclass(frozen=True)
@@ -78,12 +76,8 @@ def _untouched(size: int, advice: int) -> tuple[mmap.mmap, int]:
 
 
 def _frame_at(address: int) -> int:
-    fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        entry = os.pread(fd, _ENTRY_BYTES, address // mmap.PAGESIZE * _ENTRY_BYTES)
-    finally:
-        os.close(fd)
-    return int(np.frombuffer(entry, dtype=np.uint64)[0]) & _PFN_MASK
+    with Pagemap(os.getpid()) as own:
+        return int(own.read(address, address + mmap.PAGESIZE)[0]) & PM_PFN_MASK
 
 
 def _huge_page_bytes(sys_root: Path) -> int:
