@@ -57,7 +57,7 @@ KPF_RESERVED = 32
 
 _ENTRY_BYTES = 8
 # A gap of so few entries costs the kernel less to fill in than another call does.
-_GAP = 32
+_GAP = 128
 _MAX_RUN = 1 << 17  # entries in one read: 1 MiB
 _MAX_ORDER = 18  # of a compound page: 1 GiB in pages of 4 KiB
 
@@ -116,22 +116,32 @@ def details(
     the head; 1 for a whole hugetlb page. Source: fs/proc/task_mmu.c gather_stats(): `dirty` is the entry's or the
     folio's, `active` includes unevictable, and `mapmax` is that of the very page (not of the folio).
     """
-    flags = head_flags(pfn, proc_root)
+    frames, where = _unique(pfn)
+    flags = head_flags(frames, proc_root)[where]
 
     def total(selected: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         # Weights are summed as float64: exact up to 2**53 pages.
         return np.bincount(vma[selected], weights=pages[selected], minlength=n_vmas).astype(np.int64)
 
-    mapmax = np.zeros(n_vmas, dtype=np.int64)
-    np.maximum.at(mapmax, vma, page_counts(pfn, proc_root).astype(np.int64))
     return Details(
         anon=total(has_flag(flags, KPF_ANON)),
         dirty=total(pte_dirty | has_flag(flags, KPF_DIRTY)),
-        mapmax=mapmax,
+        mapmax=_highest(page_counts(frames, proc_root)[where].astype(np.int64), vma, n_vmas),
         swapcache=total(has_flag(flags, KPF_SWAPCACHE)),
         active=total(has_flag(flags, KPF_ACTIVE) | has_flag(flags, KPF_UNEVICTABLE)),
         writeback=total(has_flag(flags, KPF_WRITEBACK)),
     )
+
+
+def _highest(values: npt.NDArray[np.int64], group: npt.NDArray[np.int64], n_groups: int) -> npt.NDArray[np.int64]:
+    """The highest value of each group, 0 for a group without values. (np.maximum.at takes nearly three times as long.)"""
+    highest = np.zeros(n_groups, dtype=np.int64)
+    if values.size:
+        order = np.argsort(group, kind="stable")
+        ordered = group[order]
+        firsts = np.flatnonzero(np.diff(ordered, prepend=-1))
+        highest[ordered[firsts]] = np.maximum.reduceat(values[order], firsts)
+    return highest
 
 
 def _look_up(pfns: U64Array, path: Path, absent: int) -> U64Array:
@@ -158,6 +168,9 @@ def _look_up(pfns: U64Array, path: Path, absent: int) -> U64Array:
 
 
 def _unique(pfns: U64Array) -> tuple[U64Array, npt.NDArray[np.intp]]:
+    """The page frames sorted and without repeats, and for each element of `pfns` its index there."""
+    if (pfns[1:] > pfns[:-1]).all():
+        return pfns, np.arange(pfns.size)
     wanted, inverse = np.unique(pfns, return_inverse=True)
     return wanted, inverse.reshape(-1)
 
