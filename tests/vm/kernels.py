@@ -1,14 +1,16 @@
 """Real Debian kernels, fetched and unpacked for the virtual machines, installed nowhere.
 
-What it is: `ensure("6.1")` gives a :class:`Kernel` whose image and modules lie unpacked in a cache directory. The packages come
-from the Debian mirror that this machine's own apt uses, with a private apt configuration (sources, lists and archives inside the
-cache), so the machine's apt set-up is neither read for packages nor changed and nothing can be upgraded by it; apt checks the
-signatures against the Debian archive keyring. What it is not: it boots nothing (see `machine.py`).
-Called by `machine.py`, by the tests in this directory, and by hand: `python tests/vm/kernels.py [--refresh] [NAME ...]`.
+What it is: `ensure("6.1")` gives a :class:`Kernel` whose image and modules lie unpacked in a cache directory. The
+packages come from the Debian mirror that this machine's own apt uses, with a private apt configuration (sources,
+lists and archives inside the cache), so the machine's apt set-up is neither read for packages nor changed and nothing
+can be upgraded by it; apt checks the signatures against the Debian archive keyring. What it is not: it boots nothing
+(see `machine.py`). Called by `machine.py`, by the tests in this directory, and by hand: `python tests/vm/kernels.py
+[--refresh] [NAME ...]`.
 
-The cache (`$NUMATRACE_CACHE`, by default `~/.cache/numatrace/kernels`) is shared by all clones of the project on a machine. A
-kernel is unpacked beside its place and renamed into it when complete, then a link named like the series is pointed at it; so a
-link that exists means a complete kernel, and a download that was cut leaves only a scratch directory that the next run removes.
+The cache (`$NUMATRACE_CACHE`, by default `~/.cache/numatrace/kernels`) is shared by all clones of the project on a
+machine. A kernel is unpacked beside its place and renamed into it when complete, then a link named like the series is
+pointed at it; so a link that exists means a complete kernel, and a download that was cut leaves only a scratch
+directory that the next run removes.
 """
 
 from __future__ import annotations
@@ -43,11 +45,6 @@ class Series:
     name: str
     suite: str
     release: re.Pattern[str]
-
-    @property
-    def is_security(self) -> bool:
-        """Debian keeps its security suites under another path than the archive proper."""
-        return self.suite.endswith("-security")
 
 
 SERIES: dict[str, Series] = {
@@ -165,7 +162,7 @@ def _newest(series: Series, packages: set[str]) -> str:
 
 
 def _unpack(release: str, apt: _PrivateApt, scratch: Path) -> Path:
-    """Download the packages of one release and lay them out as one root: boot/vmlinuz-RELEASE and lib/modules/RELEASE."""
+    """Download the packages of one release and lay them out in one tree: boot/vmlinuz-RELEASE, lib/modules/RELEASE."""
     packages = sorted({f"linux-{part}-{release}" for part in ("image", "binary", "modules")} & apt.package_names())
     root = scratch / release
     root.mkdir()
@@ -221,7 +218,9 @@ class _PrivateApt:
             "APT::Sandbox::User": "root",
         }
         # Hooks of the machine's own apt (desktop notices, clearing of its archives) are not ours to trigger.
-        hooks = "#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n#clear DPkg::Post-Invoke;\n"
+        hooks = (
+            "#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n#clear DPkg::Post-Invoke;\n"
+        )
         return hooks + "".join(f'{key} "{value}";\n' for key, value in settings.items())
 
     def package_names(self) -> set[str]:
@@ -242,12 +241,13 @@ def _source_lines() -> list[str]:
     if not KEYRING.exists():
         raise KernelError(f"{KEYRING} is missing: apt-get install debian-archive-keyring")
     return [
-        f"deb [signed-by={KEYRING}] {security if suite.endswith('-security') else archive} {suite} main" for suite in suites
+        f"deb [signed-by={KEYRING}] {security if suite.endswith('-security') else archive} {suite} main"
+        for suite in suites
     ]
 
 
 def _machine_mirrors() -> tuple[str, str]:
-    """Addresses of the Debian archive and of its security archive, from the machine's own sources, whatever their format."""
+    """Addresses of the Debian archive and of its security archive, from the machine's own sources in either format."""
     listing = _run(["apt-get", "indextargets", "--format", "$(CREATED_BY) $(REPO_URI) $(RELEASE) $(COMPONENT)"])
     archive = security = None
     for line in listing.splitlines():
@@ -259,7 +259,9 @@ def _machine_mirrors() -> tuple[str, str]:
         elif uri.rstrip("/").endswith("/debian"):
             archive = archive or uri
     if archive is None or security is None:
-        raise KernelError("apt has no source for Debian's main archive and its security suite: add them to the apt sources")
+        raise KernelError(
+            "apt has no source for Debian's main archive and its security suite: add them to the apt sources"
+        )
     return archive, security
 
 

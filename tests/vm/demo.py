@@ -1,0 +1,113 @@
+"""The story of `make demo`, told inside a virtual machine with several nodes (it works as well on a real one, as root).
+
+A process interleaves its memory over all nodes; `numatrace maps --every` watches it; then half of the nodes' pages
+are migrated to the other half, and the next snapshots show it. At the end the kernel is asked, and its count must be
+the one that was shown. What it is not: a test of accuracy; those are in tests/kernel. Exit status 0, or 1 when the
+counts differ.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+if __package__ in (None, ""):  # run as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from examples.demo_interleave import nodes_with_memory
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SNAPSHOTS = 3
+SECONDS = 3  # between snapshots: longer than the migration takes
+
+
+def main() -> int:
+    """Tell it; see the module."""
+    nodes = nodes_with_memory()
+    if len(nodes) < 2:
+        print("demo: this machine has one node with memory: nothing can migrate", file=sys.stderr)
+        return 1
+    example = [sys.executable, str(REPOSITORY / "examples/demo_interleave.py")]
+    _say(f"This machine has memory on nodes {_list(nodes)}. A process maps 64 MiB, interleaved over all of them:")
+    _command(["python", "examples/demo_interleave.py"], "&")
+    with subprocess.Popen(example, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        _, pid, address = process.stdout.readline().split()
+        print(f"ready {pid} {address}")
+        same = _watch(pid, address, nodes)
+        process.stdin.close()
+    return 0 if same else 1
+
+
+def _watch(pid: str, address: str, nodes: list[int]) -> bool:
+    """Show snapshots of the process, migrating after the first. True when the last one says what the kernel says."""
+    command = ["maps", "-p", pid, "--every", str(SECONDS), "--count", str(SNAPSHOTS)]
+    _say("numatrace attaches its hooks, reads the process once and counts on (in an emulated machine, half a minute):")
+    _command(["numatrace", *command])
+    program = str(Path(sys.executable).parent / "numatrace")
+    line = ""
+    with subprocess.Popen([program, *command], stdout=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stdout is not None
+        for number in range(SNAPSHOTS):
+            lines = _snapshot(tracer.stdout)
+            found = [text for text in lines if text.startswith(address)]
+            if not found:
+                print(f"demo: no snapshot {number + 1} with the mapping {address}", file=sys.stderr)
+                return False
+            line = found[0]
+            print(f"{line}\n    (and {len(lines) - 1} other mappings: the interpreter and its libraries)", flush=True)
+            if number == 0:
+                _migrate(pid, nodes)
+    lines = Path(f"/proc/{pid}/numa_maps").read_text().splitlines()
+    kernel = next(text for text in lines if text.startswith(address))
+    _say("And this is what the kernel says, having walked every page of the process:")
+    _command(["grep", address, f"/proc/{pid}/numa_maps"])
+    print(kernel)
+    same = _pages(line) == _pages(kernel)
+    _say("The same pages on the same nodes." if same else "The counts differ: this is a bug in numatrace.")
+    return same
+
+
+def _snapshot(stream: IO[str]) -> list[str]:
+    """The lines up to the next empty one, which separates snapshots, or to the end."""
+    lines: list[str] = []
+    for line in stream:
+        if not line.strip():
+            break
+        lines.append(line.rstrip("\n"))
+    return lines
+
+
+def _migrate(pid: str, nodes: list[int]) -> None:
+    half = len(nodes) // 2
+    command = ["migratepages", pid, _list(nodes[:half]), _list(nodes[half:])]
+    _say("Now the kernel is told to move the pages of one half of the nodes to the other half:")
+    _command(command)
+    subprocess.run(command, check=True)
+    _say("The next snapshots, from the events that told numatrace where to look again:")
+
+
+def _pages(line: str) -> dict[str, str]:
+    """Node -> pages of a line of numa_maps."""
+    return dict(re.findall(r" (N\d+)=(\d+)", line))
+
+
+def _list(nodes: list[int]) -> str:
+    return ",".join(str(node) for node in nodes)
+
+
+def _say(text: str) -> None:
+    print(f"\n# {text}", flush=True)
+
+
+def _command(words: list[str], suffix: str = "") -> None:
+    print(f"$ {shlex.join(words)} {suffix}".rstrip(), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

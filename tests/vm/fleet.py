@@ -1,0 +1,136 @@
+"""The machines of a test run: which there are, how many run at once, what they left.
+
+What it is: :class:`Fleet` boots the machines asked for, each running the kernel tests by `guest.py`, and gives their
+:class:`Report` by name. What it is not: it judges nothing; `test_vm.py` does.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from tests.vm.kernels import Kernel, ensure
+from tests.vm.machine import REPOSITORY, SHAPES, Machine, Outcome, Shape
+
+__all__ = ["MACHINES", "Fleet", "Report"]
+
+MACHINES: dict[str, tuple[str, str]] = {
+    "6.1 4-nodes": ("6.1", "4-nodes"),
+    "6.12 4-nodes": ("6.12", "4-nodes"),
+    "newest 4-nodes": ("newest", "4-nodes"),
+    "newest hole": ("newest", "hole"),
+}
+"""Name -> series of the kernel, shape. The last one has an unused node id, and a node without CPU."""
+
+AT_ONCE = 2
+SECONDS = 1300
+RESULTS = REPOSITORY / ".cache" / "vm"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a machine left: how it ended, the release it ran, the wall time in seconds, and its results directory."""
+
+    outcome: Outcome
+    release: str
+    seconds: float
+    results: Path
+
+    def counts(self) -> dict[str, int]:
+        """tests, failures, errors, skipped of the suite in the guest; all 0 when it did not get to write them."""
+        try:
+            suites = list(ElementTree.parse(self.results / "junit.xml").getroot().iter("testsuite"))
+        except FileNotFoundError:
+            suites = []
+        return {
+            name: sum(int(suite.get(name, 0)) for suite in suites)
+            for name in ("tests", "failures", "errors", "skipped")
+        }
+
+    def log(self, lines: int = 150) -> str:
+        """The end of what pytest said in the guest and of the console, for whoever has to find out why it failed."""
+        path = self.results / "pytest.log"
+        said = path.read_text(errors="replace") if path.exists() else "(pytest did not start)"
+        return "\n".join(
+            [
+                "--- pytest in the guest",
+                *said.splitlines()[-lines:],
+                "--- console",
+                *self.outcome.console.splitlines()[-lines:],
+            ]
+        )
+
+
+class Fleet:
+    """Boots machines, at most AT_ONCE at a time, in the order given.
+
+    NUMATRACE_VM_TESTS, if set, are the arguments for pytest in the guests, instead of all of tests/kernel.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        kernels = ensure(dict.fromkeys(MACHINES[name][0] for name in names))
+        # The guests see what is compiled here, and need not compile it at their speed.
+        subprocess.run(["make", "-s", "-C", str(REPOSITORY / "tests/workloads")], check=True)
+        self._lock = threading.Lock()
+        self._running: set[Machine] = set()
+        self._stopped = False
+        self._pool = ThreadPoolExecutor(AT_ONCE)
+        self._reports: dict[str, Future[Report]] = {}
+        for name in names:
+            self._reports[name] = self._pool.submit(self._run, name, kernels[MACHINES[name][0]])
+
+    def report(self, name: str) -> Report:
+        """Wait for a machine to end."""
+        return self._reports[name].result()
+
+    def stop(self) -> None:
+        """Switch off what runs and start no more."""
+        with self._lock:
+            self._stopped = True
+            running = list(self._running)
+        for machine in running:
+            machine.stop()
+        self._pool.shutdown(cancel_futures=True)
+
+    def tables(self) -> Iterator[tuple[str, str]]:
+        """Name and text of each table that the machines left."""
+        for name in self._reports:
+            for path in sorted(_directory(name).glob("*.table")):
+                yield f"{name}: {path.name}", path.read_text()
+
+    def _run(self, name: str, kernel: Kernel) -> Report:
+        shape = SHAPES[MACHINES[name][1]]
+        results = _directory(name)
+        shutil.rmtree(results, ignore_errors=True)
+        start = time.monotonic()
+        machine = self._start(kernel, shape, results)
+        try:
+            return Report(machine.wait(), kernel.release, time.monotonic() - start, results)
+        finally:
+            with self._lock:
+                self._running.discard(machine)
+
+    def _start(self, kernel: Kernel, shape: Shape, results: Path) -> Machine:
+        command = [sys.executable, "tests/vm/guest.py", str(results)]
+        command += [f"{key}={value}" for key, value in shape.expected.items()]
+        command += ["--", *shlex.split(os.environ.get("NUMATRACE_VM_TESTS", ""))]
+        with self._lock:
+            if self._stopped:
+                raise CancelledError
+            machine = Machine(kernel, shape, command, results, SECONDS)
+            self._running.add(machine)
+            return machine
+
+
+def _directory(name: str) -> Path:
+    return RESULTS / name.replace(" ", "-")
