@@ -134,7 +134,7 @@ def details(
 
 
 def _highest(values: npt.NDArray[np.int64], group: npt.NDArray[np.int64], n_groups: int) -> npt.NDArray[np.int64]:
-    """The highest value of each group, 0 for a group without values. (np.maximum.at takes nearly three times as long.)"""
+    """The highest value of each group, 0 for an empty one. (np.maximum.at takes nearly three times as long.)"""
     highest = np.zeros(n_groups, dtype=np.int64)
     if values.size:
         order = np.argsort(group, kind="stable")
