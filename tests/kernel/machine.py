@@ -137,6 +137,8 @@ def cached_files(directory: Path) -> Iterator[Path]:
     with image.open("wb") as file:
         file.truncate(64 << 20)
     mounted.mkdir()
+    # Not every kernel loads these by itself, and not every kernel has them as modules: mount says if they are missing.
+    subprocess.run(["modprobe", "--all", "--quiet", "loop", "ext4"], check=False)
     subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
     subprocess.run(["mount", "-o", "loop", str(image), str(mounted)], check=True)
     try:
