@@ -19,9 +19,9 @@ from tracer.kernel.btf import Btf
 from tracer.kernel.layout import layout
 from tracer.kernel.programs import ARRAY, ARRAY_OF_MAPS, BpfRefused, Compilation, Programs, create_map, update_map
 from tracer.kernel.topology import Topology
-from tracer.kernel.walk import Paging
+from tracer.kernel.walk import PageTables, Paging, Prepared
 
-__all__ = ["Blocked", "Drained", "Hooks", "Pending"]
+__all__ = ["Drained", "Hooks", "Pending", "PreparedHooks"]
 
 SOURCES = ("common.h", "entry.h", "nodes.h", "targets.h", "log.h", "faults.c", "rss.c", "migrate.c", "life.c")
 REQUIRED = (
@@ -56,9 +56,6 @@ class Pending:
     target: int
 
 
-Blocked = Pending
-
-
 @dataclass(slots=True)
 class Drained:
     """One epoch of one target: regions that were touched (numbers, unique), ranges [start, end) that a system call
@@ -70,21 +67,37 @@ class Drained:
     ended: bool = False
 
 
+class PreparedHooks:
+    """The hooks' programs on their way, compiled in another process. `tables` gives the node table's dimensions."""
+
+    def __init__(self, btf: Btf, topology: Topology, tables: Prepared) -> None:
+        constants = layout(btf, topology)
+        possible = Path("/sys/devices/system/cpu/possible").read_text().strip()
+        self.cpus = int(possible.replace("-", ",").split(",")[-1]) + 1
+        record_bytes = 32 + 4 * constants["BINS"]
+        log = min(16384, LOG_MEMORY // (2 * record_bytes * self.cpus))
+        self.log = max(256, 1 << (log.bit_length() - 1))
+        constants |= {"CPUS": self.cpus, "LOG": self.log, "MEMORY": REMEMBERED, "BLOCK_SHIFT": tables.block_shift,
+                      "BLOCKS": tables.blocks}
+        self.compilation = Compilation(SOURCES, constants)
+
+
 class Hooks:
     """Attached from construction to `close`. Raises BpfRefused when the kernel takes none of the required hooks."""
 
-    def __init__(self, btf: Btf, topology: Topology, paging: Paging,
-                 node_table: tuple[int, npt.NDArray[np.uint8]]) -> None:
-        block_shift, bins = node_table
-        constants = layout(btf, topology)
-        possible = Path("/sys/devices/system/cpu/possible").read_text().strip()
-        self._cpu_count = int(possible.replace("-", ",").split(",")[-1]) + 1
-        record_bytes = 32 + 4 * constants["BINS"]
-        log = min(16384, LOG_MEMORY // (2 * record_bytes * self._cpu_count))
-        self._log = max(256, 1 << (log.bit_length() - 1))
-        constants |= {"CPUS": self._cpu_count, "LOG": self._log, "MEMORY": REMEMBERED, "BLOCK_SHIFT": block_shift,
-                      "BLOCKS": len(bins)}
-        self._programs = Programs(Compilation(SOURCES, constants))
+    def __init__(self, prepared: PreparedHooks, tables: PageTables) -> None:
+        self._log = prepared.log
+        self._grace_maps: tuple[int, ...] = ()
+        self._programs = Programs(prepared.compilation)
+        try:
+            self._set_up(tables.paging, tables.node_bins)
+            self._prepare_grace()
+            self._attach()
+        except BaseException:
+            self.close()
+            raise
+
+    def _set_up(self, paging: Paging, bins: npt.NDArray[np.uint8]) -> None:
         self._cpus = self._programs.array("cpus")
         self._records = self._programs.array("records")
         self._targets = self._programs.array("targets")
@@ -94,11 +107,12 @@ class Hooks:
         c["paging"]["direct_map"], c["paging"]["address"], c["paging"]["five"] = (
             paging.direct_map, paging.address, paging.five)
         c["registers"] = paging.registers
-        self._numbers = 0
+        c["next_number"] = 1
         self._blocked_seen = 0
         self._blocked: list[Pending] = []
+
+    def _attach(self) -> None:
         self.missing: list[str] = []
-        self._prepare_grace()
         for tracepoint, function in REQUIRED:
             self._programs.attach(tracepoint, function)
         for tracepoint, function in OPTIONAL:
@@ -110,8 +124,9 @@ class Hooks:
     def _prepare_grace(self) -> None:
         """A map of maps that no program uses: updating one from user space waits for an RCU grace period
         (maybe_wait_bpf_programs() in kernel/bpf/syscall.c)."""
-        self._grace_inner = create_map(ARRAY, "grace_inner", 4, 8, 1)
-        self._grace = create_map(ARRAY_OF_MAPS, "grace", 4, 4, 1, inner=self._grace_inner)
+        inner = create_map(ARRAY, "grace_inner", 4, 8, 1)
+        self._grace_maps = (inner,)
+        self._grace_maps = (create_map(ARRAY_OF_MAPS, "grace", 4, 4, 1, inner=inner), inner)
 
     # --- targets ---
 
@@ -122,8 +137,8 @@ class Hooks:
         if target["mm"] and target["mm"] != mm:
             raise NumatraceError("two targets collide in the table of traced address spaces", "trace them one by one")
         control = self._control[0]
-        number = int(control["next_number"]) + 1
-        control["next_number"] = number
+        number = int(control["next_number"])
+        control["next_number"] = number + 1
         target["pgd"], target["tgid"], target["number"] = pgd, tgid, number
         target["mm"] = mm
         self._list_active()
@@ -152,6 +167,10 @@ class Hooks:
         """Nothing was written to the present epoch's log. Cheap: no system call."""
         return not self._cpus["used"][:, int(self._control[0]["epoch"]) & 1].any()
 
+    def pressure(self) -> float:
+        """How full the fullest log of the present epoch is, from 0 to 1."""
+        return float(self._cpus["used"][:, int(self._control[0]["epoch"]) & 1].max()) / self._log
+
     def unexplained(self) -> int:
         """Changes of any target, since the start, that no event located."""
         return int(self._cpus["unexplained"].sum())
@@ -166,7 +185,8 @@ class Hooks:
 
     def grace(self) -> None:
         """Wait until every program that is running now has ended and every spinlock held now was released."""
-        update_map(self._grace, ctypes.c_uint32(0), ctypes.c_uint32(self._grace_inner))
+        outer, inner = self._grace_maps
+        update_map(outer, ctypes.c_uint32(0), ctypes.c_uint32(inner))
 
     def swap(self) -> dict[int, Drained]:
         """End the epoch and give what happened in it, by target number."""
@@ -220,8 +240,9 @@ class Hooks:
         for name in ("_cpus", "_records", "_targets", "_control"):
             self.__dict__.pop(name, None)
         self._programs.close()
-        os.close(self._grace)
-        os.close(self._grace_inner)
+        for fd in self._grace_maps:
+            os.close(fd)
+        self._grace_maps = ()
 
 
 def _by_target(records: npt.NDArray[np.void]) -> dict[int, Drained]:

@@ -25,7 +25,17 @@ from tracer.errors import NumatraceError
 from tracer.kernel.btf import build_id, libbpf
 from tracer.kernel.cache import read_cached, write_cached
 
-__all__ = ["BpfRefused", "Compilation", "Programs", "source_directory"]
+__all__ = [
+    "ARRAY",
+    "ARRAY_OF_MAPS",
+    "BpfRefused",
+    "Compilation",
+    "Programs",
+    "check_permitted",
+    "create_map",
+    "source_directory",
+    "update_map",
+]
 
 RAW_TRACEPOINT = 17  # BPF_PROG_TYPE_RAW_TRACEPOINT, include/uapi/linux/bpf.h
 HASH, ARRAY, ARRAY_OF_MAPS = 1, 2, 12  # enum bpf_map_type
@@ -267,6 +277,11 @@ def create_map(kind: int, name: str, key: int, value: int, entries: int, flags: 
     if fd < 0:
         raise BpfRefused(f"the kernel refuses a BPF map: {os.strerror(ctypes.get_errno())}", permission_hint())
     return fd
+
+
+def check_permitted() -> None:
+    """Raises BpfRefused at once when we may not use BPF at all, before anything slow is begun."""
+    os.close(create_map(ARRAY, "permitted", 4, 8, 1))
 
 
 def update_map(fd: int, key: Any, value: Any) -> None:

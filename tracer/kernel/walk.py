@@ -23,7 +23,7 @@ from tracer.kernel.btf import Btf
 from tracer.kernel.layout import layout
 from tracer.kernel.topology import Topology
 
-__all__ = ["GIB", "PAGE", "REGION", "PageTables", "Paging", "WalkUnfit"]
+__all__ = ["GIB", "PAGE", "REGION", "PageTables", "Paging", "Prepared", "WalkUnfit"]
 
 PAGE = 4096
 REGION = 1 << 21
@@ -67,23 +67,44 @@ class OwnPage:
         return (entry & PFN_BITS) * PAGE
 
 
-class PageTables:
-    """Programs that read page tables and VMAs. Raises WalkUnfit, BpfRefused or NumatraceError when they cannot be had."""
+class Prepared:
+    """Programs on their way: compiled in another process while the caller does something else.
+
+    block_shift: log2 of the bytes of a block of the table from physical address to node. blocks: length of that table.
+    """
 
     def __init__(self, btf: Btf, topology: Topology) -> None:
         if platform.machine() != "x86_64":
             raise WalkUnfit(f"the page-table walk knows x86-64 only, this is {platform.machine()}")
-        shift, table = topology.node_table()
-        self.constants = layout(btf, topology)
-        self.constants["SPANS_A_RUN"] = SPANS_A_RUN
-        self.constants["BLOCK_SHIFT"] = shift + 12
-        self.constants["BLOCKS"] = 1 << max(1, (len(table) - 1).bit_length())
-        self._programs = Programs(Compilation(SOURCES, self.constants))
-        self._mmap_lock_event = btf.arguments("btf_trace_mmap_lock_acquire_returned") is not None
+        shift, self.table = topology.node_table()
         self.topology = topology
-        self.paging = self._calibrate()
-        self.fill_nodes(table)
-        self._load()
+        self.block_shift = shift + 12
+        self.blocks = 1 << max(1, (len(self.table) - 1).bit_length())
+        self.constants = layout(btf, topology)
+        self.constants |= {"SPANS_A_RUN": SPANS_A_RUN, "BLOCK_SHIFT": self.block_shift, "BLOCKS": self.blocks}
+        self.compilation = Compilation(SOURCES, self.constants)
+
+
+class PageTables:
+    """Programs that read page tables and VMAs. Raises WalkUnfit, BpfRefused or NumatraceError when they cannot be had."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.constants = prepared.constants
+        self.topology = prepared.topology
+        self._programs = Programs(prepared.compilation)
+        try:
+            self.paging = self._calibrate()
+            self.fill_nodes(prepared.table)
+            self._load()
+        except BaseException:
+            self._programs.close()
+            raise
+
+    @property
+    def node_bins(self) -> npt.NDArray[np.uint8]:
+        """The table from block to bin, as the programs use it."""
+        bins: npt.NDArray[np.uint8] = self._programs.array("node_table")[0]["bin"]
+        return bins
 
     def _load(self) -> None:
         programs = self._programs

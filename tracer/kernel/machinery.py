@@ -1,0 +1,122 @@
+"""What a session works with on this kernel: hooks and readers, chosen by trying, with a plain word for what is missing.
+
+A choice that the user made by name is kept or refused; `auto` takes the best that works.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from tracer.errors import NumatraceError, UsageError
+from tracer.kernel.btf import Btf
+from tracer.kernel.hooks import Hooks, PreparedHooks
+from tracer.kernel.pagemap import PagemapReader
+from tracer.kernel.programs import check_permitted
+from tracer.kernel.selftest import check_walk
+from tracer.kernel.topology import Topology, read_topology
+from tracer.kernel.walk import PageTables, Prepared
+
+__all__ = ["Machinery", "Options"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The words of the command line. details: read `Details` for every snapshot (`--full`).
+
+    audit_cpu: share of one CPU that audits may take, as a fraction.
+    """
+
+    hooks: str = "auto"
+    reader: str = "auto"
+    seed: str = "auto"
+    details: bool = False
+    audit_cpu: float = 0.05
+
+
+class Machinery:
+    """Loaded programs and readers. tables and hooks are None when the session has to poll without BPF.
+
+    notes: gets a line for everything that `auto` could not have. Raises NumatraceError for a named choice that fails.
+    """
+
+    def __init__(self, options: Options, notes: list[str]) -> None:
+        self.options, self.notes = options, notes
+        self.topology: Topology = read_topology()
+        self.tables: PageTables | None = None
+        self.hooks: Hooks | None = None
+        self._frames: PagemapReader | None = None
+        self.reader = self._choose()
+
+    def _choose(self) -> str:
+        options = self.options
+        if options.hooks == "none" and options.reader == "walk":
+            raise UsageError("`--hooks none` works without BPF, and the walk is BPF",
+                             "use `--reader pagemap`, or leave `--hooks` away")
+        if options.hooks == "tracepoint" and options.reader == "numa_maps":
+            raise UsageError("numa_maps has no regions that hooks could point at",
+                             "use `--reader walk` or `--reader pagemap`, or `--hooks none`")
+        if options.hooks == "none" or options.reader == "numa_maps":
+            return self._without_bpf()
+        try:
+            self._start_bpf()
+        except NumatraceError as error:
+            self.close()
+            if options.hooks == "tracepoint" or options.reader == "walk":
+                raise
+            reader = self._without_bpf()
+            self.notes.append(f"{error.message}; polling {reader} instead: no history between two looks"
+                              + (f" ({error.hint})" if error.hint else ""))
+            return reader
+        return self._proved_reader()
+
+    def _without_bpf(self) -> str:
+        if self.options.reader != "auto":
+            return self.options.reader
+        return "pagemap" if os.geteuid() == 0 else "numa_maps"
+
+    def _start_bpf(self) -> None:
+        check_permitted()
+        btf = Btf()
+        tables = Prepared(btf, self.topology)
+        hooks = PreparedHooks(btf, self.topology, tables)
+        try:
+            self.tables = PageTables(tables)
+            self.hooks = Hooks(hooks, self.tables)
+        finally:
+            tables.compilation.abandon()
+            hooks.compilation.abandon()
+        btf.save()
+        if self.hooks.missing:
+            self.notes.append("this kernel lacks the tracepoints " + ", ".join(self.hooks.missing)
+                              + ": such changes are found by audits only")
+
+    def _proved_reader(self) -> str:
+        """The reader of spans: the walk when it agrees with pagemap on our own pages."""
+        if self.options.reader == "pagemap":
+            return "pagemap"
+        assert self.tables is not None
+        try:
+            check_walk(self.tables, self.frames)
+        except NumatraceError as error:
+            if self.options.reader == "walk":
+                raise
+            self.notes.append(f"{error.message}; reading pagemap instead")
+            return "pagemap"
+        return "walk"
+
+    @property
+    def frames(self) -> PagemapReader:
+        """The pagemap reader, made when it is first needed. Raises NumatraceError without the right to see PFNs."""
+        if self._frames is None:
+            self._frames = PagemapReader(self.topology)
+        return self._frames
+
+    def close(self) -> None:
+        """Unload everything."""
+        if self.hooks is not None:
+            self.hooks.close()
+            self.hooks = None
+        if self.tables is not None:
+            self.tables.close()
+            self.tables = None

@@ -1,0 +1,211 @@
+"""Counts per span: what is known of a target's pages, and what has to be read again when its VMA list changes.
+
+A region is an aligned 2 MiB of addresses, a span the part of a region that one VMA covers. `SpanTable` keeps a row of
+counts per populated span in address order, and a total per VMA. Nothing here reads anything: callers bring counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["REGION_SHIFT", "SpanTable", "Spans", "VmaList", "gather_ranges", "regions_of"]
+
+REGION_SHIFT = 21
+REGION = 1 << REGION_SHIFT
+
+Int64s = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class VmaList:
+    """What the counting needs of the VMAs, as int64 arrays of equal length in address order.
+
+    start, end: addresses. huge: bytes of a hugetlb page, 0 for others. special: 1 where pages may be mapped that
+    numa_maps does not count and that only kpageflags can tell ([vdso], PFN maps, driver mappings).
+    file: identity of the mapped file, 0 for none. bias: page offset minus page number, so that it is the same on
+    both sides of a split. anon: identity of the anon_vma, 0 while there is none. A reader that does not know one of
+    the last three fills it with something that stays the same as long as the VMA does.
+    """
+
+    start: Int64s
+    end: Int64s
+    huge: Int64s
+    special: Int64s
+    file: Int64s
+    bias: Int64s
+    anon: Int64s
+
+    @staticmethod
+    def empty() -> VmaList:
+        """No VMA at all."""
+        return VmaList(*(np.empty(0, np.int64) for _ in range(7)))
+
+    def index_of(self, addresses: Int64s) -> Int64s:
+        """Index of the VMA that holds each address, -1 where there is none."""
+        at = np.searchsorted(self.start, addresses, "right") - 1
+        inside = (at >= 0) & (addresses < self.end[np.maximum(at, 0)]) if len(self.start) else np.zeros(len(at), bool)
+        return np.where(inside, at, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Spans to be read: start and end addresses, hugetlb page size (0: none), special flag, region number.
+
+    A hugetlb span starts where its huge page does, and stands for that one page.
+    """
+
+    start: Int64s
+    end: Int64s
+    huge: Int64s
+    special: Int64s
+    region: Int64s
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+def gather_ranges(first: Int64s, last: Int64s) -> Int64s:
+    """All whole numbers from first[i] to last[i] (excluded), in order of i."""
+    lengths = np.maximum(last - first, 0)
+    offsets = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.repeat(first, lengths) + offsets
+
+
+def regions_of(starts: Int64s, ends: Int64s) -> Int64s:
+    """Numbers of all regions that the ranges touch, ascending and unique. For ranges known to be small."""
+    return np.unique(gather_ranges(starts >> REGION_SHIFT, (ends + REGION - 1) >> REGION_SHIFT))
+
+
+class SpanTable:
+    """Rows of counts in address order. nodes: how many columns a row of counts has (node ids from 0)."""
+
+    def __init__(self, nodes: int) -> None:
+        self.vmas = VmaList.empty()
+        self.address = np.empty(0, np.int64)
+        self.counts = np.empty((0, nodes), np.int64)
+        self.totals = np.zeros((0, nodes), np.int64)
+        self._nodes = nodes
+
+    # --- what to read ---
+
+    def spans(self, regions: Int64s) -> Spans:
+        """The spans of the given regions (ascending, unique) under the present VMA list."""
+        v = self.vmas
+        low = regions << REGION_SHIFT
+        first = np.searchsorted(v.end, low, "right")
+        last = np.searchsorted(v.start, low + REGION, "left")
+        vma = gather_ranges(first, last)
+        region = np.repeat(regions, np.maximum(last - first, 0))
+        start = np.maximum(v.start[vma], region << REGION_SHIFT)
+        end = np.minimum(v.end[vma], (region + 1) << REGION_SHIFT)
+        huge, special = v.huge[vma], v.special[vma]
+        large = huge > REGION
+        if large.any():
+            start = np.where(large, start & -np.maximum(huge, 1), start)
+            end = np.where(large, start + REGION, end)
+            region = start >> REGION_SHIFT
+            order = np.unique(start, return_index=True)[1]
+            return Spans(start[order], end[order], huge[order], special[order], region[order])
+        return Spans(start, end, huge, special, region)
+
+    def known_regions(self, start: int | None = None, end: int | None = None) -> Int64s:
+        """Regions that have a row, all or those that touch [start, end)."""
+        rows = self.address
+        if start is not None and end is not None:
+            low, high = start & -REGION, (end + REGION - 1) & -REGION
+            rows = rows[np.searchsorted(rows, low) : np.searchsorted(rows, high)]
+        regions = rows >> REGION_SHIFT
+        return regions[np.concatenate(([True], regions[1:] != regions[:-1]))] if len(regions) else regions
+
+    # --- what was read ---
+
+    def replace(self, regions: Int64s, spans: Spans, counts: Int64s) -> int:
+        """Put the counts of `spans` (int64, shape (len(spans), nodes)) in place of all rows of `regions`.
+
+        Gives the sum of absolute differences in pages. `spans` must be those of `self.spans(regions)`.
+        """
+        regions = np.union1d(regions, spans.region) if len(spans) else regions
+        low, high = regions << REGION_SHIFT, (regions + 1) << REGION_SHIFT
+        old = gather_ranges(np.searchsorted(self.address, low), np.searchsorted(self.address, high))
+        keep = counts.any(axis=1)
+        if len(old) == len(spans) and np.array_equal(self.address[old], spans.start):
+            difference = counts - self.counts[old]
+            self.counts[old] = counts
+            self._add(spans.start, difference)
+            return int(np.abs(difference).sum())
+        before = _by_address(self.address[old], self.counts[old])
+        self._add(self.address[old], -self.counts[old])
+        self._add(spans.start[keep], counts[keep])
+        after = _by_address(spans.start[keep], counts[keep])
+        address = np.delete(self.address, old)
+        rows = np.delete(self.counts, old, axis=0)
+        at = np.searchsorted(address, spans.start[keep])
+        self.address = np.insert(address, at, spans.start[keep])
+        self.counts = np.insert(rows, at, counts[keep], axis=0)
+        return _distance(before, after, self._nodes)
+
+    def _add(self, addresses: Int64s, difference: Int64s) -> None:
+        vma = self.vmas.index_of(addresses)
+        inside = vma >= 0
+        np.add.at(self.totals, vma[inside], difference[inside])
+
+    # --- a changed VMA list ---
+
+    def remap(self, vmas: VmaList) -> tuple[Int64s, Int64s, Int64s]:
+        """Take a new VMA list. Rows stay where the same pages are still mapped by the same kind of VMA.
+
+        Gives (regions to read again because a boundary moved inside them, starts and ends of ranges whose content is
+        new and has to be searched for populated regions).
+        """
+        old = self.vmas
+        bounds = np.unique(np.concatenate((old.start, old.end, vmas.start, vmas.end)))
+        starts, ends = bounds[:-1], bounds[1:]
+        was, now = old.index_of(starts), vmas.index_of(starts)
+        changed = ~_same(old, was, vmas, now)
+        self.vmas = vmas
+        moved = np.setxor1d(np.concatenate((old.start, old.end)), np.concatenate((vmas.start, vmas.end)))
+        torn = np.unique(moved[moved & (REGION - 1) != 0] >> REGION_SHIFT)
+        gone = np.flatnonzero(changed)
+        fresh = gone[now[gone] >= 0]
+        self._drop(starts[gone], ends[gone], torn)
+        self._recount()
+        return torn, starts[fresh], ends[fresh]
+
+    def _drop(self, starts: Int64s, ends: Int64s, torn: Int64s) -> None:
+        """Forget rows that begin in one of the ranges, or that lie in a region with a moved boundary."""
+        rows = gather_ranges(np.searchsorted(self.address, starts), np.searchsorted(self.address, ends))
+        low, high = torn << REGION_SHIFT, (torn + 1) << REGION_SHIFT
+        also = gather_ranges(np.searchsorted(self.address, low), np.searchsorted(self.address, high))
+        dead = np.union1d(rows, also)
+        if len(dead):
+            self.address = np.delete(self.address, dead)
+            self.counts = np.delete(self.counts, dead, axis=0)
+
+    def _recount(self) -> None:
+        self.totals = np.zeros((len(self.vmas.start), self._nodes), np.int64)
+        self._add(self.address, self.counts)
+
+
+def _same(old: VmaList, was: Int64s, new: VmaList, now: Int64s) -> npt.NDArray[np.bool_]:
+    """Whether an interval shows the same pages through VMA was[i] of the old list and now[i] of the new one."""
+    both = (was >= 0) & (now >= 0)
+    neither = (was < 0) & (now < 0)
+    if not both.any():
+        return neither
+    a, b = np.maximum(was, 0), np.maximum(now, 0)
+    anon = (old.anon[a] == new.anon[b]) | (old.anon[a] == 0)
+    alike = (old.file[a] == new.file[b]) & (old.bias[a] == new.bias[b]) & anon
+    alike &= (old.huge[a] == new.huge[b]) & (old.special[a] == new.special[b])
+    return neither | (both & alike)
+
+
+def _by_address(address: Int64s, counts: Int64s) -> dict[int, Int64s]:
+    return {int(a): row for a, row in zip(address, counts, strict=True)}
+
+
+def _distance(before: dict[int, Int64s], after: dict[int, Int64s], nodes: int) -> int:
+    none = np.zeros(nodes, np.int64)
+    return sum(int(np.abs(after.get(a, none) - before.get(a, none)).sum()) for a in before.keys() | after.keys())

@@ -1,0 +1,383 @@
+"""Keeping the counters of one address space exact: events say which regions to read again, a reader reads them.
+
+The rules (docs/architecture.md): attach before the seed; a region is read in the epoch after the one that touched it,
+and once more in the next; a fault that is not known to be finished keeps its region dirty; a read is valid only if
+nothing touched the region meanwhile; what no event explains is found by an audit of everything.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.errors import NumatraceError
+from tracer.kernel.detail_walk import details_of_lines, read_details
+from tracer.kernel.hooks import Drained, Pending
+from tracer.kernel.machinery import Machinery
+from tracer.kernel.memory import Glance, Layout, WalkedMemory
+from tracer.kernel.numa_maps import read_numa_maps
+from tracer.kernel.pagemap import Pagemap
+from tracer.kernel.procfs import TargetGone, read_maps, resident_pages
+from tracer.model.policy import DEFAULT, Policy
+from tracer.model.snapshot import Details, Trust
+from tracer.model.spans import SpanTable
+from tracer.model.state import State
+
+__all__ = ["Settler"]
+
+Int64s = npt.NDArray[np.int64]
+NONE = np.empty(0, np.int64)
+
+EXEC_PATIENCE_S = 10.0
+SEED_BY_WALK_PAGES = 1 << 18  # 1 GiB: from here on the seed walks, and a sample is checked against pagemap
+SAMPLE = 64  # regions of such a sample
+AUDIT_CREDIT_S = 2.0  # CPU seconds of audits that may be saved up
+SETTLE_TRIES = 4  # reads of a region that keeps changing, within one refresh
+PROGRESS_STEP = 4096  # regions read between two calls of the progress function
+PRESENT, WRITABLE = 1, 2
+
+
+class Settler:
+    """Counters of one target. gone(seconds): whether the target exits within that time."""
+
+    def __init__(self, machinery: Machinery, pid: int, gone: Callable[[float], bool],
+                 progress: Callable[[str, int, int], None]) -> None:
+        assert machinery.hooks is not None and machinery.tables is not None
+        self._machinery, self._hooks, self._tables = machinery, machinery.hooks, machinery.tables
+        self._pid, self._gone, self._progress = pid, gone, progress
+        self.reader = machinery.reader
+        self._nodes = machinery.topology.nr_node_ids
+        self._pagemap: Pagemap | None = None
+        self._target = -1
+        self._waiting_for_exec = False
+        self._credit, self._credited = AUDIT_CREDIT_S, time.monotonic()
+        self._drift = 0
+        self._saved: dict[int, Drained] = {}
+        self._forget_all()
+
+    def _forget_all(self) -> None:
+        """A new address space: nothing is known yet."""
+        self._table = SpanTable(self._nodes)
+        self._layout: Layout | None = None
+        self._lists: tuple[int, ...] | None = None
+        self._again = NONE
+        self._dirty = NONE
+        self._finished: set[tuple[int, int]] = set()
+        self._unexplained = 0
+        self._lost = 0
+        self._settling = 0
+        self._rss_offset: int | None = None
+        self._confirmed = time.monotonic()
+        self._regions_read = 0
+
+    # --- begin and end ---
+
+    def begin(self, held: bool) -> None:
+        """Trace the target's address space, and seed the counters unless it is about to execute another program."""
+        self._open()
+        self._waiting_for_exec = held
+        if not held:
+            self._seed()
+
+    def _open(self) -> None:
+        self._pagemap = Pagemap(self._pid)
+        entries = read_maps(self._pid)
+        if not entries:
+            raise TargetGone(f"process {self._pid} has no memory of its own (it is exiting)")
+        mm = self._tables.find_mm(self._pagemap.fileno(), entries[0].start)
+        self._memory = WalkedMemory(self._tables, self._pagemap, self._machinery.frames, mm, self.reader)
+        self._target = self._hooks.add(mm, self._memory.pgd, self._pid)
+
+    def close(self) -> None:
+        """Stop tracing."""
+        if self._target >= 0:
+            self._hooks.remove(self._target)
+            self._target = -1
+        if self._pagemap is not None:
+            self._pagemap.close()
+            self._pagemap = None
+
+    # --- the loop's body ---
+
+    def refresh(self) -> State:
+        """Bring the counters up to date. Raises TargetGone when the target ends meanwhile."""
+        self._regions_read = 0
+        if self._waiting_for_exec:
+            self._await_exec()
+        glance = self._memory.glance()
+        pending = self._unfinished()
+        if not self._idle(glance, pending):
+            self._work_off(glance, pending)
+        self._confirmed = time.monotonic() if not self._doubt() else self._confirmed
+        return self._state(glance.policy)
+
+    def _idle(self, glance: Glance, pending: Int64s) -> bool:
+        return (
+            self._layout is not None
+            and glance.lists is not None
+            and glance.lists == self._lists
+            and not len(pending)
+            and not len(self._again)
+            and not len(self._dirty)
+            and not self._saved
+            and self._hooks.quiet()
+            and not self._doubt()
+            and not self._huge_doubt(glance)
+            and not self._rss_doubt(glance)
+        )
+
+    def _doubt(self) -> bool:
+        return self._hooks.unexplained() != self._unexplained or self._hooks.lost() != self._lost
+
+    def _huge_doubt(self, glance: Glance) -> bool:
+        """hugetlb pages come and go without RSS events; the mm's own count of them tells."""
+        if glance.hugetlb_pages < 0 or self._layout is None:
+            return False
+        v = self._table.vmas
+        return bool((self._table.totals.sum(axis=1) * (v.huge >> 12)).sum() != glance.hugetlb_pages)
+
+    def _rss_doubt(self, glance: Glance) -> bool:
+        """Where a thread's own RSS changes show late (6.1), the exact RSS is compared with what we count.
+
+        The offset (reserved pages such as the vDSO's, which are in RSS) is learnt by the seed and each audit.
+        """
+        return glance.rss >= 0 and self._rss_offset is not None and glance.rss - self._counted() != self._rss_offset
+
+    def _counted(self) -> int:
+        return int(self._table.totals[self._table.vmas.huge == 0].sum())
+
+    def _work_off(self, glance: Glance, pending: Int64s) -> None:
+        doubtful = self._hooks.unexplained(), self._hooks.lost()
+        drained = self._drain()
+        if self._new_program(drained):
+            self._seed()
+            return
+        mine = drained.get(self._target) or Drained(NONE)
+        ranges = [self._regions_in(start, end) for start, end in mine.ranges]
+        touched = np.unique(np.concatenate([mine.regions, self._dirty, *ranges]))
+        dirty = np.unique(np.concatenate([touched, self._again, pending]))
+        self._again = touched
+        if glance.lists is None or glance.lists != self._lists:
+            dirty = np.union1d(dirty, self._follow_vmas())
+        if self._huge_doubt(glance):
+            dirty = np.union1d(dirty, self._huge_regions())
+        self._settle(dirty)
+        if doubtful != (self._unexplained, self._lost):
+            self._audit(doubtful)
+        elif self._rss_doubt(self._memory.glance()):
+            self._audit(doubtful)
+
+    def _drain(self) -> dict[int, Drained]:
+        """What happened since the last time, with what `relieve` has taken meanwhile."""
+        drained, self._saved = self._saved, {}
+        return _merge(drained, self._hooks.swap())
+
+    def relieve(self) -> None:
+        """Between two refreshes: take the events away before a log is full."""
+        if self._hooks.pressure() > 0.5:
+            self._saved = _merge(self._saved, self._hooks.swap())
+
+    # --- reading ---
+
+    def _settle(self, regions: Int64s) -> int:
+        """Read regions and put their counts in place; regions that change while they are read stay dirty.
+
+        Gives the sum of absolute differences in pages.
+        """
+        difference = 0
+        self._dirty = NONE
+        for _ in range(SETTLE_TRIES):
+            if not len(regions):
+                break
+            difference += self._read(regions)
+            regions = np.intersect1d(self._hooks.touched_now(self._target), regions)
+        self._settling = len(regions)
+        self._dirty = regions
+        return difference
+
+    def _read(self, regions: Int64s, what: str = "") -> int:
+        difference = 0
+        for at in range(0, len(regions), PROGRESS_STEP):
+            part = regions[at : at + PROGRESS_STEP]
+            spans = self._table.spans(part)
+            difference += self._table.replace(part, spans, self._memory.counts(spans))
+            if what:
+                self._progress(what, at + len(part), len(regions))
+        self._regions_read += len(regions)
+        return difference
+
+    def _everything(self) -> Int64s:
+        v = self._table.vmas
+        return np.union1d(self._memory.populated(v.start, v.end), self._table.known_regions())
+
+    def _regions_in(self, start: int, end: int) -> Int64s:
+        found = self._memory.populated(np.array([start], np.int64), np.array([end], np.int64))
+        return np.union1d(found, self._table.known_regions(start, end))
+
+    def _huge_regions(self) -> Int64s:
+        v = self._table.vmas
+        at = v.huge > 0
+        known = self._table.known_regions()
+        inside = v.index_of(known << 21)
+        return np.union1d(self._memory.populated(v.start[at], v.end[at]), known[(inside >= 0) & (v.huge[inside] > 0)])
+
+    # --- VMAs ---
+
+    def _follow_vmas(self) -> Int64s:
+        """Take the present VMA list; gives the regions that have to be read for it."""
+        before = self._memory.glance()
+        layout = self._memory.layout()
+        after = self._memory.glance()
+        if layout is None:
+            self._lists = None  # try again at the next refresh
+            if self._layout is None:
+                raise NumatraceError(f"the VMA list of process {self._pid} changes faster than it can be read",
+                                     "try again when the target is quieter")
+            return NONE
+        self._lists = after.lists if before.lists == after.lists else None
+        self._layout = layout
+        torn, starts, ends = self._table.remap(layout.spans)
+        return np.union1d(torn, self._memory.populated(starts, ends)) if len(starts) else torn
+
+    # --- faults in flight ---
+
+    def _unfinished(self) -> Int64s:
+        """Regions of faults that were not seen to be finished, now including those that have just been."""
+        pending = [it for it in self._hooks.pending(self._target) if it.key not in self._finished]
+        self._finished &= {it.key for it in self._hooks.pending(self._target)}
+        if not pending:
+            return NONE
+        entries = self._tables.entries(self._memory.pgd, np.array([it.address for it in pending], np.int64))
+        for it, entry in zip(pending, entries.tolist(), strict=True):
+            if entry & PRESENT and (entry & WRITABLE or not it.write):
+                self._finished.add(it.key)
+            elif it.key[0] > 0 and self._thread_gone(it):
+                self._hooks.forget(it.key[0])
+        return np.unique(np.array([it.address >> 21 for it in pending], np.int64))
+
+    def _thread_gone(self, it: Pending) -> bool:
+        return not os.path.exists(f"/proc/{self._pid}/task/{it.key[0]}")
+
+    # --- exec ---
+
+    def _await_exec(self) -> None:
+        """The held command was released: wait until its exec has given it a new address space, and seed that."""
+        limit = time.monotonic() + EXEC_PATIENCE_S
+        while not self._new_program(self._drain()):
+            if self._gone(0.002):
+                raise TargetGone(f"process {self._pid} exited before it executed its program")
+            if time.monotonic() > limit:
+                raise NumatraceError(f"process {self._pid} does not execute its program")
+        self._waiting_for_exec = False
+        self._seed()
+
+    def _new_program(self, drained: dict[int, Drained]) -> bool:
+        """Whether the target has executed another program; if so, its new address space is opened."""
+        executed = [(number, mm) for number, it in drained.items() for mm, tgid in it.executed if tgid == self._pid]
+        if not executed:
+            return False
+        assert self._pagemap is not None
+        number, mm = max(executed)
+        self._pagemap.close()
+        self._pagemap = Pagemap(self._pid)
+        self._hooks.remove(self._target)
+        self._hooks.adopt()
+        self._target = number
+        self._forget_all()
+        self._memory = WalkedMemory(self._tables, self._pagemap, self._machinery.frames, mm, self.reader)
+        return True
+
+    # --- seed and audit ---
+
+    def _seed(self) -> None:
+        """Read everything once. The hooks are attached, so what changes meanwhile is read again by the first refresh."""
+        doubtful = self._hooks.unexplained(), self._hooks.lost()
+        self._follow_vmas()
+        v = self._table.vmas
+        regions = self._memory.populated(v.start, v.end)
+        by_walk = self._seed_by_walk()
+        reader, self._memory.reader = self._memory.reader, "walk" if by_walk else "pagemap"
+        try:
+            self._read(regions, "seed")
+        finally:
+            self._memory.reader = reader
+        if by_walk:
+            self._check_sample(regions)
+        self._unexplained, self._lost = doubtful
+        glance = self._memory.glance()
+        self._rss_offset = glance.rss - self._counted() if glance.rss >= 0 else None
+        self._confirmed = time.monotonic()
+
+    def _seed_by_walk(self) -> bool:
+        choice = self._machinery.options.seed
+        if choice == "auto":
+            return self.reader == "walk" and resident_pages(self._pid) > SEED_BY_WALK_PAGES
+        return choice == "walk"
+
+    def _check_sample(self, regions: Int64s) -> None:
+        """A random sample of what the walk has counted must be what pagemap says."""
+        chosen = np.sort(np.random.default_rng().choice(regions, min(SAMPLE, len(regions)), replace=False))
+        spans = self._table.spans(chosen)
+        walked, told = self._memory.counts(spans), self._memory.by_pagemap(spans)
+        quiet = ~np.isin(spans.region, self._hooks.touched_now(self._target))
+        off = int(np.abs(walked[quiet] - told[quiet]).sum())
+        if off and self._machinery.options.seed == "auto":
+            self._drift += off
+            self.reader = self._memory.reader = "pagemap"
+            self._machinery.notes.append(f"walk and pagemap differ by {off} pages in a sample; reading pagemap instead")
+            self._read(regions, "seed")
+
+    def _audit(self, doubtful: tuple[int, int]) -> None:
+        """Read everything again, if the CPU budget allows, because something changed that no event located."""
+        now = time.monotonic()
+        share = self._machinery.options.audit_cpu
+        self._credit = min(AUDIT_CREDIT_S, self._credit + (now - self._credited) * share)
+        self._credited = now
+        if self._credit <= 0:
+            return
+        began = time.thread_time()
+        self._settle(np.union1d(self._everything(), self._dirty))
+        self._credit -= time.thread_time() - began
+        self._unexplained, self._lost = doubtful
+        glance = self._memory.glance()
+        self._rss_offset = glance.rss - self._counted() if glance.rss >= 0 else None
+
+    # --- results ---
+
+    def _state(self, policy: Policy) -> State:
+        assert self._layout is not None
+        trust = Trust(
+            settling=self._settling,
+            unexplained=self._hooks.unexplained() - self._unexplained,
+            lost=self._hooks.lost(),
+            drift=self._drift,
+            oldest_read_s=time.monotonic() - self._confirmed,
+        )
+        task = policy if policy.mode else DEFAULT
+        totals = self._table.totals.copy()
+        return State(self._layout.vmas, self._layout.own_policy, task, totals, trust, self._regions_read)
+
+    def details(self) -> Details:
+        """Fields that no counter can hold, read now."""
+        if self.reader == "walk":
+            return read_details(self._memory, self._table, self._machinery.frames.zero_pages.huge_pfn)
+        lines = {line.start: line for line in read_numa_maps(self._pid)}
+        assert self._layout is not None
+        return details_of_lines([lines[v.start] for v in self._layout.vmas])
+
+
+def _merge(first: dict[int, Drained], second: dict[int, Drained]) -> dict[int, Drained]:
+    for number, more in second.items():
+        have = first.get(number)
+        if have is None:
+            first[number] = more
+            continue
+        have.regions = np.union1d(have.regions, more.regions)
+        have.ranges += more.ranges
+        have.executed += more.executed
+        have.ended |= more.ended
+    return first
