@@ -45,7 +45,8 @@ install_packages() {
 		"run this as root (sudo $0 $mode), or install them: sudo apt-get install ${missing[*]}"
 	say "installing ${#missing[@]} packages: ${missing[*]}"
 	export DEBIAN_FRONTEND=noninteractive
-	logged apt-get -o DPkg::Lock::Timeout=300 update
+	# One broken source among many fails an update that still fetched Debian's lists: let the installation decide.
+	apt-get -o DPkg::Lock::Timeout=300 update >"$LOG" 2>&1 9>&- || say "apt-get update failed in part; trying all the same"
 	logged apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}"
 }
 
