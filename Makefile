@@ -30,10 +30,11 @@ setup-bench: ## Install what the benchmarks compare with as well
 test: lint test-unit test-kernel test-vm ## Lint, then all tests (as root: real BPF here, and in virtual machines)
 
 .PHONY: lint
-lint: setup-test ## ruff and mypy --strict
+lint: setup-test ## ruff, mypy --strict and shellcheck
 	$(VENV)/ruff check
 	$(VENV)/ruff format --check
 	$(VENV)/mypy
+	$(VENV)/shellcheck .ci/run scripts/*.sh tests/vm/*.sh
 
 .PHONY: test-unit test-kernel test-vm
 test-unit: setup-test ## Tests that need neither root nor BPF

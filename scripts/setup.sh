@@ -35,7 +35,7 @@ missing_packages() { # of those named, the ones that are not installed, one a li
 }
 
 install_packages() {
-	command -v apt-get >/dev/null && command -v dpkg-query >/dev/null || fail \
+	command -v apt-get >/dev/null || fail \
 		"this is not Debian (no apt-get), and only Debian's package names are known here" \
 		"install Python 3.11 or later with venv, numpy and BCC's Python module (not PyPI's bcc), then: python3 -m venv --system-site-packages .venv && .venv/bin/pip install -e ."
 	local missing
@@ -74,7 +74,8 @@ make_venv() { # extras, as pip spells them, and the stamps that prove them insta
 }
 
 mount_tracefs() {
-	[ ! -d /sys/kernel/tracing/events ] || return 0
+	# Not by a look inside, which an ordinary user may not take.
+	! grep -q ' /sys/kernel/tracing tracefs ' /proc/self/mounts || return 0
 	if [ "$(id -u)" -ne 0 ]; then
 		say "tracefs is not mounted; as root: mount -t tracefs tracefs /sys/kernel/tracing"
 	elif mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null; then
