@@ -51,7 +51,7 @@ def test_every_bpf_source_is_inside(wheel: zipfile.ZipFile) -> None:
 
 def test_an_unpacked_wheel_finds_its_own_bpf_sources(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     wheel.extractall(tmp_path)
-    ask = "from tracer.kernel.bpf import source_directory; print(source_directory())"
+    ask = "from tracer.kernel.programs import source_directory; print(source_directory())"
     path = {**os.environ, "PYTHONPATH": str(tmp_path)}
     found = subprocess.run([sys.executable, "-c", ask], cwd="/", env=path, capture_output=True, text=True, check=True)
     assert Path(found.stdout.strip()) == tmp_path / "tracer" / "bpf"
