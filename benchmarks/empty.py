@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from tracer.errors import NumatraceError
-from tracer.kernel.bpf import Programs
+from tracer.kernel.programs import Compilation, Programs
 
 __all__ = ["main"]
 
@@ -14,7 +14,7 @@ SOURCE = Path(__file__).resolve().parent / "empty.bpf.c"
 
 
 def main() -> None:
-    programs = Programs([str(SOURCE)], {})
+    programs = Programs(Compilation([str(SOURCE)], {}))
     try:
         programs.attach("page_fault_user", "empty")
         print("attached", flush=True)

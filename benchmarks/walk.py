@@ -17,7 +17,7 @@ from tracer.kernel.btf import Btf
 from tracer.kernel.pagemap import Pagemap
 from tracer.kernel.procfs import read_maps
 from tracer.kernel.topology import read_topology
-from tracer.kernel.walk import PAGE, REGION, PageTables
+from tracer.kernel.walk import PAGE, REGION, PageTables, Prepared
 
 __all__ = ["ROUNDS", "measure"]
 
@@ -76,7 +76,7 @@ def measure(rounds: int, progress: Callable[[int], None]) -> list[Section]:
     with Hold(GIBS << 10) as target, Pagemap(target.pid) as pagemap:
         start = _large_vma(target.pid)
         end = start + (GIBS << 30)
-        tables = PageTables(Btf(), read_topology())
+        tables = PageTables(Prepared(Btf(), read_topology()))
         try:
             walk = _Walk(tables, pagemap, start)
             for round_ in range(rounds):

@@ -65,7 +65,9 @@ struct cpu {
 	u32 used[2]; /* records in each log */
 	u64 faults;
 	u64 unexplained; /* changes that nobody located */
-	u64 pad[5];      /* CPUs do not share cache lines */
+	u64 doubt_call;  /* of the last one: system call number, -1: none, and thread */
+	u64 doubt_tid;
+	u64 pad[3];      /* CPUs do not share cache lines */
 };
 
 struct overtaken {

@@ -138,14 +138,15 @@ static __always_inline void read_call(const struct control *c, u64 task, struct 
 }
 
 /* Say where the present task changes the target, or count the change as unexplained. */
-static __always_inline void explain(const struct control *c, struct cpu *cpu, u32 number, const struct target *target)
+static __always_inline void explain(const struct control *c, struct cpu *cpu, u32 number, const struct target *target,
+				    u64 stack_pointer)
 {
 	u64 task = bpf_get_current_task();
 	u32 epoch = c->epoch;
-	struct call call;
+	struct call call = {};
 
 	if (read_u64(task + TASK_MM) == target->mm) {
-		if (in_flight(cpu, task, (u64)&call)) {
+		if (in_flight(cpu, task, stack_pointer)) {
 			mark_pending(cpu, number, epoch);
 			return;
 		}
@@ -157,9 +158,15 @@ static __always_inline void explain(const struct control *c, struct cpu *cpu, u3
 		}
 	}
 	cpu->unexplained++;
+	cpu->doubt_call = call.number;
+	cpu->doubt_tid = (u32)bpf_get_current_pid_tgid();
 }
 
-static __always_inline int changed(u64 mm)
+/*
+ * The context of a raw tracepoint program lies on the kernel stack (bpf_trace_run in kernel/trace/bpf_trace.c), so its
+ * address stands for the stack pointer. The program's own stack does not: since 6.13 it may be elsewhere.
+ */
+static __always_inline int changed(struct bpf_raw_tracepoint_args *ctx, u64 mm)
 {
 	struct target *target = target_of(mm);
 	struct control *c;
@@ -172,30 +179,30 @@ static __always_inline int changed(u64 mm)
 	cpu = this_cpu(&number);
 	if (!c || !cpu || !enter(cpu))
 		return 0;
-	explain(c, cpu, number, target);
+	explain(c, cpu, number, target, (u64)ctx);
 	leave(cpu);
 	return 0;
 }
 
 int rss_changed(struct bpf_raw_tracepoint_args *ctx)
 {
-	return changed(ctx->args[0]);
+	return changed(ctx, ctx->args[0]);
 }
 
 /* huge_memory:mm_collapse_huge_page and mm_khugepaged_collapse_file: no address, and RSS need not change. */
 int collapsed(struct bpf_raw_tracepoint_args *ctx)
 {
-	return changed(ctx->args[0]);
+	return changed(ctx, ctx->args[0]);
 }
 
 /* ksm:ksm_merge_one_page(pfn, rmap_item, mm, err) */
 int merged_one(struct bpf_raw_tracepoint_args *ctx)
 {
-	return changed(ctx->args[2]);
+	return changed(ctx, ctx->args[2]);
 }
 
 /* ksm:ksm_merge_with_ksm_page(ksm_page, pfn, rmap_item, mm, err) */
 int merged_with(struct bpf_raw_tracepoint_args *ctx)
 {
-	return changed(ctx->args[3]);
+	return changed(ctx, ctx->args[3]);
 }

@@ -50,8 +50,9 @@ class Session:
     Raises NumatraceError (`TargetGone` among them) when the target cannot be traced or has exited.
     """
 
-    def __init__(self, pid: int, options: Options | None = None, progress: Progress | None = None,
-                 expect_exec: bool = False) -> None:
+    def __init__(
+        self, pid: int, options: Options | None = None, progress: Progress | None = None, expect_exec: bool = False
+    ) -> None:
         self.pid = pid
         self.options = options or Options()
         self.notes: list[str] = []
@@ -100,8 +101,9 @@ class Session:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.close()
 
     def _gone(self, seconds: float = 0.0) -> bool:
@@ -161,8 +163,9 @@ class Session:
         if self._gone():
             raise TargetGone(f"process {self.pid} has exited")
 
-    def _vmas(self, source: tuple[Vma, ...], own: np.ndarray[tuple[int, ...], np.dtype[np.bool_]],
-              task: object) -> tuple[Vma, ...]:
+    def _vmas(
+        self, source: tuple[Vma, ...], own: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], task: object
+    ) -> tuple[Vma, ...]:
         """The VMAs with the policy in force: numa_maps shows the task's where a VMA has none (show_numa_map)."""
         kept = self._printed
         if kept is None or kept.source is not source or kept.task != task:

@@ -29,16 +29,18 @@ class Poller:
 
     def refresh(self) -> State:
         """Everything, read now."""
-        for tries in range(TRIES):
+        for _ in range(TRIES):
             layout = self._memory.layout()
             if layout is not None:
                 break
         else:
-            raise NumatraceError(f"process {self._pid} maps and unmaps memory faster than /proc can be read",
-                                 "use the hooks (run as root, without `--hooks none`), or stop the target for the look")
+            raise NumatraceError(
+                f"process {self._pid} maps and unmaps memory faster than /proc can be read",
+                "use the hooks (run as root, without `--hooks none`), or stop the target for the look",
+            )
         totals = self._memory.totals()
         regions = int(((layout.spans.end + REGION - 1 >> 21) - (layout.spans.start >> 21)).sum())
-        return State(layout.vmas, np.ones(len(layout.vmas), bool), DEFAULT, totals, Trust(settling=tries), regions)
+        return State(layout.vmas, np.ones(len(layout.vmas), bool), DEFAULT, totals, Trust(), regions)
 
     def details(self) -> Details:
         """The detail fields of the same look at numa_maps."""

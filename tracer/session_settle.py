@@ -38,15 +38,18 @@ SAMPLE = 64  # regions of such a sample
 AUDIT_CREDIT_S = 2.0  # CPU seconds of audits that may be saved up
 SETTLE_TRIES = 4  # reads of a region that keeps changing, within one refresh
 PROGRESS_STEP = 4096  # regions read between two calls of the progress function
+NAMES_AGE_S = 5.0  # how long a file may be renamed or unlinked before its new name shows
 PRESENT, WRITABLE = 1, 2
 
 
 class Settler:
     """Counters of one target. gone(seconds): whether the target exits within that time."""
 
-    def __init__(self, machinery: Machinery, pid: int, gone: Callable[[float], bool],
-                 progress: Callable[[str, int, int], None]) -> None:
-        assert machinery.hooks is not None and machinery.tables is not None
+    def __init__(
+        self, machinery: Machinery, pid: int, gone: Callable[[float], bool], progress: Callable[[str, int, int], None]
+    ) -> None:
+        assert machinery.hooks is not None
+        assert machinery.tables is not None
         self._machinery, self._hooks, self._tables = machinery, machinery.hooks, machinery.tables
         self._pid, self._gone, self._progress = pid, gone, progress
         self.reader = machinery.reader
@@ -71,7 +74,7 @@ class Settler:
         self._lost = 0
         self._settling = 0
         self._rss_offset: int | None = None
-        self._confirmed = time.monotonic()
+        self._confirmed = self._named = time.monotonic()
         self._regions_read = 0
 
     # --- begin and end ---
@@ -112,7 +115,11 @@ class Settler:
         pending = self._unfinished()
         if not self._idle(glance, pending):
             self._work_off(glance, pending)
-        self._confirmed = time.monotonic() if not self._doubt() else self._confirmed
+        now = time.monotonic()
+        if not self._doubt():
+            self._confirmed = now
+        if self._layout is not None and (self._machinery.options.details or now - self._named > NAMES_AGE_S):
+            self._layout, self._named = self._memory.renamed(self._layout), now
         return self._state(glance.policy)
 
     def _idle(self, glance: Glance, pending: Int64s) -> bool:
@@ -166,9 +173,7 @@ class Settler:
         if self._huge_doubt(glance):
             dirty = np.union1d(dirty, self._huge_regions())
         self._settle(dirty)
-        if doubtful != (self._unexplained, self._lost):
-            self._audit(doubtful)
-        elif self._rss_doubt(self._memory.glance()):
+        if doubtful != (self._unexplained, self._lost) or self._rss_doubt(self._memory.glance()):
             self._audit(doubtful)
 
     def _drain(self) -> dict[int, Drained]:
@@ -235,10 +240,13 @@ class Settler:
         if layout is None:
             self._lists = None  # try again at the next refresh
             if self._layout is None:
-                raise NumatraceError(f"the VMA list of process {self._pid} changes faster than it can be read",
-                                     "try again when the target is quieter")
+                raise NumatraceError(
+                    f"the VMA list of process {self._pid} changes faster than it can be read",
+                    "try again when the target is quieter",
+                )
             return NONE
         self._lists = after.lists if before.lists == after.lists else None
+        self._named = time.monotonic()
         self._layout = layout
         torn, starts, ends = self._table.remap(layout.spans)
         return np.union1d(torn, self._memory.populated(starts, ends)) if len(starts) else torn
@@ -294,7 +302,7 @@ class Settler:
     # --- seed and audit ---
 
     def _seed(self) -> None:
-        """Read everything once. The hooks are attached, so what changes meanwhile is read again by the first refresh."""
+        """Read everything once. With the hooks attached, what changes meanwhile is read again by the first refresh."""
         doubtful = self._hooks.unexplained(), self._hooks.lost()
         self._follow_vmas()
         v = self._table.vmas

@@ -65,10 +65,13 @@ def wait_asleep(pid: int, seconds: float = ANSWER_SECONDS) -> None:
 
 
 class Target:
-    """A running `placement`. `ask` sends a command and returns the values of its answer."""
+    """A running `placement`. `ask` sends a command and returns the values of its answer.
 
-    def __init__(self, prefix: Sequence[str] = ()) -> None:
-        program = build_workloads() / "placement"
+    static: the program without shared libraries, so that no other process of the machine maps pages of it.
+    """
+
+    def __init__(self, prefix: Sequence[str] = (), static: bool = False) -> None:
+        program = build_workloads() / ("placement-static" if static else "placement")
         self._process = subprocess.Popen(
             [*prefix, str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
         )

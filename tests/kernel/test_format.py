@@ -207,7 +207,7 @@ def _steady(pid: int, ours: Callable[[], list[bytes]]) -> tuple[list[bytes], lis
 @pytest.mark.parametrize("way", WAYS)
 def test_every_line_equals_the_kernels(way: str, quiet_machine: None, nodes: list[int], files: Path) -> None:
     wrong: list[str] = []
-    with Target() as target, traced_as_asked(way, target.pid, details=True) as session:
+    with Target(static=True) as target, traced_as_asked(way, target.pid, details=True) as session:
         for name, scene in SCENES.items():
             world = World(target, nodes, files)
             try:
@@ -228,7 +228,7 @@ def _unequal(theirs: list[bytes], ours: list[bytes]) -> list[str]:
 
 
 def test_the_command_prints_the_kernels_file(quiet_machine: None, nodes: list[int], files: Path) -> None:
-    with Target() as target:
+    with Target(static=True) as target:
         world = World(target, nodes, files)
         for scene in (_files, _kinds):
             list(scene(world))

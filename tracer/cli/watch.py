@@ -133,8 +133,8 @@ class Watch:
             snapshot = session.refresh()
             self._progress.clear()
             self._say(session.notes)
+            self._shown += 1  # first: an interrupt while it is being printed finds something shown
             self._show(snapshot)
-            self._shown += 1
             if every is None or self._shown == self._pace.count:
                 return
             # A fixed beat; one that was missed because a snapshot took longer is skipped, not made up for.

@@ -1,7 +1,7 @@
 """Compiles the programs of bpf/ with BCC: the only place that imports it.
 
-Runs in a process of its own (`python -m tracer.kernel.bpf`), so that the tracer neither carries clang's memory nor waits
-for it when the result is already known: what comes out is an *image* (maps, instructions, layouts as JSON), which
+Runs in a process of its own (`python -m tracer.kernel.bpf`), so that the tracer neither carries clang's memory nor
+waits for it when the result is already known: what comes out is an *image* (maps, instructions, layouts as JSON), which
 `tracer.kernel.programs` caches and loads. No kernel headers are used: a tree of stub headers stands in for them
 (bpf/stub), and what the programs must know of kernel structs comes as `-D` constants.
 """
@@ -85,7 +85,9 @@ def _declare(lib: Any) -> None:
     sizes = ("bpf_table_key_size_id", "bpf_table_leaf_size_id", "bpf_table_max_entries_id")
     for name in questions + sizes:
         function = getattr(lib, name)
-        function.restype = ctypes.c_char_p if name == "bpf_table_name" else ctypes.c_size_t if name in sizes else ctypes.c_int
+        function.restype = (
+            ctypes.c_char_p if name == "bpf_table_name" else ctypes.c_size_t if name in sizes else ctypes.c_int
+        )
         function.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 
 

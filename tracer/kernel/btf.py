@@ -19,7 +19,7 @@ from pathlib import Path
 from tracer.errors import NumatraceError
 from tracer.kernel.cache import read_cached, write_cached
 
-__all__ = ["Btf", "build_id", "btf_path"]
+__all__ = ["Btf", "btf_path", "build_id"]
 
 KIND_STRUCT, KIND_UNION, KIND_ENUM, KIND_TYPEDEF = 4, 5, 6, 8
 KIND_FUNC, KIND_FUNC_PROTO, KIND_ENUM64, KIND_PTR = 12, 13, 19, 2
@@ -117,7 +117,7 @@ class Btf:
         return dict(self._enumerators(enum))
 
     def arguments(self, function_type: str) -> int | None:
-        """How many arguments the typedef of a function pointer takes (`btf_trace_<event>`, with the context pointer)."""
+        """Arguments of the function that a typedef points to (`btf_trace_<event>`, with the context pointer)."""
         return self._ask(f"args {function_type}", lambda: self._count_arguments(function_type))
 
     def _ask(self, question: str, find: object) -> int | None:

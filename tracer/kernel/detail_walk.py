@@ -35,7 +35,7 @@ class _Pages:
 
     def add(self, entries: Uint64s, address: Uint64s, vma: Int64s, special: Int64s, weight: Int64s) -> None:
         counted = ((entries & (PRESENT | PROT_NONE)) != 0) & ((entries & SPECIAL) == 0)
-        self._parts.append(tuple(a[counted] for a in (entries, address, vma, special, weight)))  # type: ignore[arg-type]
+        self._parts.append(tuple(a[counted] for a in (entries, address, vma, special, weight)))
 
     def joined(self) -> tuple[Uint64s, Uint64s, Int64s, Int64s, Int64s]:
         return tuple(np.concatenate([part[i] for part in self._parts]) for i in range(5))  # type: ignore[return-value]
@@ -69,30 +69,47 @@ def read_details(memory: WalkedMemory, table: SpanTable, huge_zero: int | None) 
     return details(pfn[keep], (entries[keep] & DIRTY) != 0, vma[keep], weight[keep], count)
 
 
-def _take(pages: _Pages, table: SpanTable, spans: Spans, rows: Int64s, own: Int64s, found: npt.NDArray[np.void],
-          tables: Uint64s) -> None:
+def _take(
+    pages: _Pages,
+    table: SpanTable,
+    spans: Spans,
+    rows: Int64s,
+    own: Int64s,
+    found: npt.NDArray[np.void],
+    tables: Uint64s,
+) -> None:
     """Add the pages of some spans: `own` is the index of each span's region in `found` and `tables`."""
     vma = table.vmas.index_of(spans.start[rows])
     huge = spans.huge[rows]
     leaf = found["leaf"][own]
     is_leaf = (leaf & LEAF) != 0
-    level_mask = np.where(found["level"][own] == 3, np.uint64(~((1 << 30) - 1) & (1 << 64) - 1),
-                          np.uint64(~((1 << 21) - 1) & (1 << 64) - 1))
+    level_mask = np.where(
+        found["level"][own] == 3,
+        np.uint64(~((1 << 30) - 1) & (1 << 64) - 1),
+        np.uint64(~((1 << 21) - 1) & (1 << 64) - 1),
+    )
     weight = np.where(huge > 0, 1, (spans.end[rows] - spans.start[rows]) >> 12)
     big = np.flatnonzero(is_leaf)
-    pages.add(leaf[big] | PRESENT, (_upright(leaf) & level_mask)[big], vma[big], np.zeros(len(big), np.int64),
-              weight[big])
+    pages.add(
+        leaf[big] | PRESENT, (_upright(leaf) & level_mask)[big], vma[big], np.zeros(len(big), np.int64), weight[big]
+    )
     small = np.flatnonzero(~is_leaf & (found["whole"][own] != 0) & (huge == 0))
     low = (spans.start[rows][small] >> 12) & 511
     length = weight[small]
     flat = gather_ranges(own[small] * 512 + low, own[small] * 512 + low + length)
     entries = tables.reshape(-1)[flat]
-    pages.add(entries, _upright(entries), np.repeat(vma[small], length),
-              np.repeat(spans.special[rows][small], length), np.ones(len(flat), np.int64))
+    pages.add(
+        entries,
+        _upright(entries),
+        np.repeat(vma[small], length),
+        np.repeat(spans.special[rows][small], length),
+        np.ones(len(flat), np.int64),
+    )
 
 
 def details_of_lines(lines: list[NumaLine]) -> Details:
     """Details from the kernel's own file, for the readers that know no page-table entries."""
+
     def column(name: str) -> Int64s:
         return np.array([line.fields.get(name, 0) for line in lines], np.int64)
 

@@ -77,8 +77,13 @@ class PreparedHooks:
         record_bytes = 32 + 4 * constants["BINS"]
         log = min(16384, LOG_MEMORY // (2 * record_bytes * self.cpus))
         self.log = max(256, 1 << (log.bit_length() - 1))
-        constants |= {"CPUS": self.cpus, "LOG": self.log, "MEMORY": REMEMBERED, "BLOCK_SHIFT": tables.block_shift,
-                      "BLOCKS": tables.blocks}
+        constants |= {
+            "CPUS": self.cpus,
+            "LOG": self.log,
+            "MEMORY": REMEMBERED,
+            "BLOCK_SHIFT": tables.block_shift,
+            "BLOCKS": tables.blocks,
+        }
         self.compilation = Compilation(SOURCES, constants)
 
 
@@ -105,7 +110,10 @@ class Hooks:
         self._programs.array("node_table")[0]["bin"][:] = bins
         c = self._control[0]
         c["paging"]["direct_map"], c["paging"]["address"], c["paging"]["five"] = (
-            paging.direct_map, paging.address, paging.five)
+            paging.direct_map,
+            paging.address,
+            paging.five,
+        )
         c["registers"] = paging.registers
         c["next_number"] = 1
         self._blocked_seen = 0
@@ -219,13 +227,20 @@ class Hooks:
         found = []
         for cpu in np.flatnonzero((self._cpus["pending_open"] != 0) & (self._cpus["pending_target"] == target)):
             at = self._cpus[cpu]
-            found.append(Pending((-1 - int(cpu), int(at["sequence"])), int(at["pending_address"]),
-                                 bool(at["pending_write"]), target))
+            found.append(
+                Pending(
+                    (-1 - int(cpu), int(at["sequence"])), int(at["pending_address"]), bool(at["pending_write"]), target
+                )
+            )
         if self._control[0]["blocked"] != self._blocked_seen:
             self._blocked_seen = int(self._control[0]["blocked"])
             self._blocked = [
-                Pending((tid, int(it["sequence"]) << 16 | int(it["cpu"])), int(it["address"]), bool(it["write"]),
-                        int(it["target"]))
+                Pending(
+                    (tid, int(it["sequence"]) << 16 | int(it["cpu"])),
+                    int(it["address"]),
+                    bool(it["write"]),
+                    int(it["target"]),
+                )
                 for tid, it in self._programs.items("blocked")
             ]
         return found + [it for it in self._blocked if it.target == target]

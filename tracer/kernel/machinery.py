@@ -5,7 +5,6 @@ A choice that the user made by name is kept or refused; `auto` takes the best th
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from tracer.errors import NumatraceError, UsageError
@@ -51,11 +50,15 @@ class Machinery:
     def _choose(self) -> str:
         options = self.options
         if options.hooks == "none" and options.reader == "walk":
-            raise UsageError("`--hooks none` works without BPF, and the walk is BPF",
-                             "use `--reader pagemap`, or leave `--hooks` away")
+            raise UsageError(
+                "`--hooks none` works without BPF, and the walk is BPF",
+                "use `--reader pagemap`, or leave `--hooks` away",
+            )
         if options.hooks == "tracepoint" and options.reader == "numa_maps":
-            raise UsageError("numa_maps has no regions that hooks could point at",
-                             "use `--reader walk` or `--reader pagemap`, or `--hooks none`")
+            raise UsageError(
+                "numa_maps has no regions that hooks could point at",
+                "use `--reader walk` or `--reader pagemap`, or `--hooks none`",
+            )
         if options.hooks == "none" or options.reader == "numa_maps":
             return self._without_bpf()
         try:
@@ -65,15 +68,22 @@ class Machinery:
             if options.hooks == "tracepoint" or options.reader == "walk":
                 raise
             reader = self._without_bpf()
-            self.notes.append(f"{error.message}; polling {reader} instead: no history between two looks"
-                              + (f" ({error.hint})" if error.hint else ""))
+            self.notes.append(
+                f"{error.message}; polling {reader} instead: no history between two looks"
+                + (f" ({error.hint})" if error.hint else "")
+            )
             return reader
         return self._proved_reader()
 
     def _without_bpf(self) -> str:
+        """pagemap needs the right to see page frame numbers; numa_maps only that to look at the process."""
         if self.options.reader != "auto":
             return self.options.reader
-        return "pagemap" if os.geteuid() == 0 else "numa_maps"
+        try:
+            assert self.frames is not None
+        except NumatraceError:
+            return "numa_maps"
+        return "pagemap"
 
     def _start_bpf(self) -> None:
         check_permitted()
@@ -88,8 +98,11 @@ class Machinery:
             hooks.compilation.abandon()
         btf.save()
         if self.hooks.missing:
-            self.notes.append("this kernel lacks the tracepoints " + ", ".join(self.hooks.missing)
-                              + ": such changes are found by audits only")
+            self.notes.append(
+                "this kernel lacks the tracepoints "
+                + ", ".join(self.hooks.missing)
+                + ": such changes are found by audits only"
+            )
 
     def _proved_reader(self) -> str:
         """The reader of spans: the walk when it agrees with pagemap on our own pages."""

@@ -18,7 +18,7 @@ from tracer.kernel.numa_maps import NumaLine, read_numa_maps
 from tracer.kernel.pagemap import Pagemap, PagemapReader, Span
 from tracer.kernel.procfs import MapsEntry
 from tracer.kernel.walk import PAGE, PageTables
-from tracer.model.policy import DEFAULT, Policy
+from tracer.model.policy import DEFAULT, Mode, Policy
 from tracer.model.spans import Spans, VmaList
 from tracer.model.vma import Kind, Vma
 
@@ -63,14 +63,27 @@ def _kind_and_path(entry: MapsEntry) -> tuple[Kind, bytes]:
 
 def _vma(entry: MapsEntry, policy: Policy, huge: int) -> Vma:
     kind, path = _kind_and_path(entry)
-    return Vma(entry.start, entry.end, entry.perms, entry.offset, entry.device, entry.inode, path, kind, policy,
-               bool(huge), (huge or PAGE) // 1024)
+    return Vma(
+        entry.start,
+        entry.end,
+        entry.perms,
+        entry.offset,
+        entry.device,
+        entry.inode,
+        path,
+        kind,
+        policy,
+        bool(huge),
+        (huge or PAGE) // 1024,
+    )
 
 
 def pagemap_counts(reader: PagemapReader, pagemap: Pagemap, spans: Spans, progress: Progress | None = None) -> Int64s:
     """Counts of spans from pagemap. Neighbouring plain spans of one VMA could be one, but the rows are wanted apart."""
-    wanted = [Span(int(s), int(s) + int(h) if h else int(e), int(h), bool(x))
-              for s, e, h, x in zip(spans.start, spans.end, spans.huge, spans.special, strict=True)]
+    wanted = [
+        Span(int(s), int(s) + int(h) if h else int(e), int(h), bool(x))
+        for s, e, h, x in zip(spans.start, spans.end, spans.huge, spans.special, strict=True)
+    ]
     return reader.counts(pagemap, wanted, progress)
 
 
@@ -102,8 +115,9 @@ class WalkedMemory:
     def _policy(mode: int, flags: int, words: npt.NDArray[np.uint64]) -> Policy:
         if not mode:
             return DEFAULT
-        nodes = tuple(64 * i + bit for i, word in enumerate(words) if word
-                      for bit in range(64) if int(word) >> bit & 1)
+        if mode == Mode.LOCAL:  # its node mask means nothing, and mpol_to_str() leaves it out
+            return Policy(mode, flags)
+        nodes = tuple(64 * i + bit for i, word in enumerate(words) if word for bit in range(64) if int(word) >> bit & 1)
         return Policy(mode, flags, nodes)
 
     def raw_vmas(self) -> npt.NDArray[np.void] | None:
@@ -112,7 +126,11 @@ class WalkedMemory:
         seq, count = int(before["lock_seq"]), int(before["map_count"])
         records = self.tables.vmas(self.mm)
         after = self.tables.look(self.mm)
-        if records is None or len(records) != count or (seq, count) != (int(after["lock_seq"]), int(after["map_count"])):
+        if (
+            records is None
+            or len(records) != count
+            or (seq, count) != (int(after["lock_seq"]), int(after["map_count"]))
+        ):
             return None
         return records
 
@@ -130,6 +148,17 @@ class WalkedMemory:
             return self._layout_of(records)
         return None
 
+    def renamed(self, layout: Layout) -> Layout:
+        """The same list with the names that maps shows now: unlink and rename change them, and nothing tells."""
+        entries = procfs.read_maps(self.pagemap.pid)
+        if entries == self._entries or self._named is None or not _same_bounds(entries, self._named):
+            return layout
+        self._entries = entries
+        vmas = tuple(
+            _vma(e, v.policy, v.page_kb * 1024 if v.hugetlb else 0) for e, v in zip(entries, layout.vmas, strict=True)
+        )
+        return Layout(vmas, layout.spans, layout.own_policy)
+
     def _layout_of(self, records: npt.NDArray[np.void]) -> Layout:
         flags = records["flags"]
         huge = np.where(flags & np.uint64(VM_HUGETLB), records["block_size"], 0).astype(np.int64)
@@ -137,11 +166,19 @@ class WalkedMemory:
         special = odd | np.array([procfs.may_hold_reserved(e) for e in self._entries], bool)
         start = records["start"].astype(np.int64)
         spans = VmaList(
-            start, records["end"].astype(np.int64), huge, special.astype(np.int64), records["file"].view(np.int64),
-            records["pgoff"].view(np.int64) - (start >> 12), records["anon_vma"].view(np.int64))
+            start,
+            records["end"].astype(np.int64),
+            huge,
+            special.astype(np.int64),
+            records["file"].view(np.int64),
+            records["pgoff"].view(np.int64) - (start >> 12),
+            records["anon_vma"].view(np.int64),
+        )
         own = records["policy"] != 0
-        policies = [self._policy(int(m), int(f), n) if o else DEFAULT for o, m, f, n in
-                    zip(own, records["policy_mode"], records["policy_flags"], records["nodes"], strict=True)]
+        policies = [
+            self._policy(int(m), int(f), n) if o else DEFAULT
+            for o, m, f, n in zip(own, records["policy_mode"], records["policy_flags"], records["nodes"], strict=True)
+        ]
         vmas = tuple(_vma(e, p, int(h)) for e, p, h in zip(self._entries, policies, huge, strict=True))
         return Layout(vmas, spans, own)
 
@@ -168,12 +205,14 @@ class WalkedMemory:
 
 def _same_bounds(entries: list[MapsEntry], records: npt.NDArray[np.void]) -> bool:
     return len(entries) == len(records) and all(
-        e.start == s and e.end == t for e, s, t in zip(entries, records["start"], records["end"], strict=True))
+        e.start == s and e.end == t for e, s, t in zip(entries, records["start"], records["end"], strict=True)
+    )
 
 
 def _same_names(old: npt.NDArray[np.void], new: npt.NDArray[np.void]) -> bool:
     return len(old) == len(new) and all(
-        np.array_equal(old[name], new[name]) for name in ("start", "end", "file", "flags", "pgoff"))
+        np.array_equal(old[name], new[name]) for name in ("start", "end", "file", "flags", "pgoff")
+    )
 
 
 class ProcMemory:
@@ -195,16 +234,22 @@ class ProcMemory:
                 break
         else:
             return None
-        huge = [(line.page_kb or _page_kb_of(entry)) * 1024 if line.huge else 0
-                for line, entry in zip(self.lines, entries, strict=True)]
-        vmas = tuple(_vma(e, Policy.parse(line.policy), h)
-                     for e, line, h in zip(entries, self.lines, huge, strict=True))
+        huge = [
+            (line.page_kb or _page_kb_of(entry)) * 1024 if line.huge else 0
+            for line, entry in zip(self.lines, entries, strict=True)
+        ]
+        vmas = tuple(
+            _vma(e, Policy.parse(line.policy), h) for e, line, h in zip(entries, self.lines, huge, strict=True)
+        )
         count = len(entries)
         self._spans = [Span(e.start, e.end, h, procfs.may_hold_reserved(e)) for e, h in zip(entries, huge, strict=True)]
         spans = VmaList(
-            np.array([e.start for e in entries], np.int64), np.array([e.end for e in entries], np.int64),
-            np.array(huge, np.int64), np.array([procfs.may_hold_reserved(e) for e in entries], np.int64),
-            *(np.zeros(count, np.int64) for _ in range(3)))
+            np.array([e.start for e in entries], np.int64),
+            np.array([e.end for e in entries], np.int64),
+            np.array(huge, np.int64),
+            np.array([procfs.may_hold_reserved(e) for e in entries], np.int64),
+            *(np.zeros(count, np.int64) for _ in range(3)),
+        )
         return Layout(vmas, spans, np.ones(count, bool))
 
     def totals(self) -> Int64s:

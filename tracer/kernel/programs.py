@@ -196,7 +196,8 @@ class Programs:
         try:
             for table in image["maps"]:
                 self._maps[table["name"]] = create_map(
-                    table["type"], table["name"], table["key"], table["value"], table["entries"], table["flags"])
+                    table["type"], table["name"], table["key"], table["value"], table["entries"], table["flags"]
+                )
         except BpfRefused:
             self.close()
             raise
@@ -224,8 +225,10 @@ class Programs:
         program = self.load(function)
         fd = libbpf().bpf_raw_tracepoint_open(tracepoint.encode(), program)
         if fd < 0:
-            raise BpfRefused(f"cannot attach to the tracepoint {tracepoint}: {os.strerror(ctypes.get_errno())}",
-                             "`/sys/kernel/tracing/available_events` lists what this kernel has")
+            raise BpfRefused(
+                f"cannot attach to the tracepoint {tracepoint}: {os.strerror(ctypes.get_errno())}",
+                "`/sys/kernel/tracing/available_events` lists what this kernel has",
+            )
         self._attached[tracepoint] = fd
 
     def detach(self, tracepoint: str) -> None:
@@ -315,8 +318,14 @@ def _dtype(description: Any) -> np.dtype[Any]:
     if isinstance(description, dict):
         return np.dtype((_dtype(description["of"]), (description["length"],)))
     names = [field[0] for field in description]
-    return np.dtype({"names": names, "formats": [_dtype(field[1]) for field in description],
-                     "offsets": [field[2] for field in description]}, align=True)
+    return np.dtype(
+        {
+            "names": names,
+            "formats": [_dtype(field[1]) for field in description],
+            "offsets": [field[2] for field in description],
+        },
+        align=True,
+    )
 
 
 def _search_path() -> str:
@@ -343,5 +352,7 @@ def permission_hint() -> str:
     """What to do when the kernel refuses BPF."""
     if os.geteuid() != 0:
         return "run as root (sudo), or use `--hooks none --reader numa_maps`"
-    return ("the kernel may be locked down or this container unprivileged; "
-            "`--hooks none --reader pagemap` works without BPF")
+    return (
+        "the kernel may be locked down or this container unprivileged; "
+        "`--hooks none --reader pagemap` works without BPF"
+    )

@@ -65,7 +65,7 @@ def _file() -> Sample:
 
 def _samples() -> list[Sample]:
     small, huge = mmap.MADV_NOHUGEPAGE, mmap.MADV_HUGEPAGE
-    protected = _anonymous("PROT_NONE", small, range(0, 64), True)
+    protected = _anonymous("PROT_NONE", small, range(64), True)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mprotect(ctypes.c_void_p(protected.start), ctypes.c_size_t(32 * PAGE), 0)
     return [
@@ -103,19 +103,22 @@ def _check(tables: PageTables, frames: PagemapReader, pagemap: Pagemap, pgd: int
     if not mixed and not np.array_equal(walked[:, : expected.shape[1]], expected):
         raise WalkUnfit(
             f"the page-table walk fails its self-test on this kernel ({sample.kind}: {walked.sum()} pages, "
-            f"pagemap says {expected.sum()})")
+            f"pagemap says {expected.sum()})"
+        )
     entries = pagemap.read(sample.start, end)
     present = np.flatnonzero(entries & np.uint64(PM_PRESENT))[::5]
     leaves = tables.entries(pgd, sample.start + present * PAGE)
     frame = (_physical(leaves, tables.paging.address) >> np.uint64(12)) | np.where(
-        leaves & np.uint64(0x80), (sample.start // PAGE + present) & 511, 0).astype(np.uint64)
+        leaves & np.uint64(0x80), (sample.start // PAGE + present) & 511, 0
+    ).astype(np.uint64)
     if not np.array_equal(frame, entries[present] & np.uint64(PM_PFN_MASK)):
         raise WalkUnfit(f"the page-table walk fails its self-test on this kernel ({sample.kind}: other page frames)")
     return sample.pages
 
 
-def _physical(leaves: np.ndarray[tuple[int, ...], np.dtype[np.uint64]],
-              mask: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
+def _physical(
+    leaves: np.ndarray[tuple[int, ...], np.dtype[np.uint64]], mask: int
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
     upright = np.where(leaves & np.uint64(1), leaves, ~leaves) & np.uint64(mask)
     large = (leaves & np.uint64(0x80)) != 0
     return np.where(large, upright & np.uint64(~(REGION - 1) & (1 << 64) - 1), upright)

@@ -11,17 +11,18 @@ import ctypes
 import mmap
 import os
 import platform
+import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from tracer.errors import NumatraceError
-from tracer.kernel.programs import Compilation, Programs
 from tracer.kernel.btf import Btf
 from tracer.kernel.layout import layout
+from tracer.kernel.programs import Compilation, Programs
 from tracer.kernel.topology import Topology
+from tracer.model.spans import gather_ranges
 
 __all__ = ["GIB", "PAGE", "REGION", "PageTables", "Paging", "Prepared", "WalkUnfit"]
 
@@ -86,7 +87,7 @@ class Prepared:
 
 
 class PageTables:
-    """Programs that read page tables and VMAs. Raises WalkUnfit, BpfRefused or NumatraceError when they cannot be had."""
+    """Programs that read page tables and VMAs. Raises WalkUnfit, BpfRefused or another NumatraceError without them."""
 
     def __init__(self, prepared: Prepared) -> None:
         self.constants = prepared.constants
@@ -110,8 +111,11 @@ class PageTables:
         programs = self._programs
         self._count, self._tables = programs.load("count_spans"), programs.load("read_tables")
         self._list, self._look = programs.load("list_vmas"), programs.load("look")
-        for function, chain in (("count_spans", "count_again"), ("read_tables", "tables_again"),
-                                ("list_vmas", "vmas_again")):
+        for function, chain in (
+            ("count_spans", "count_again"),
+            ("read_tables", "tables_again"),
+            ("list_vmas", "vmas_again"),
+        ):
             programs.chain(function, chain)
         self.spans, self.counted = programs.array("spans"), programs.array("counted")
         self.request = programs.array("count_request")
@@ -127,7 +131,10 @@ class PageTables:
 
     def _set_paging(self, field: np.void) -> None:
         field["direct_map"], field["address"], field["five"] = (
-            self.paging.direct_map, self.paging.address, self.paging.five)
+            self.paging.direct_map,
+            self.paging.address,
+            self.paging.five,
+        )
 
     @property
     def nowhere(self) -> int:
@@ -190,7 +197,7 @@ class PageTables:
         """
         programs = self._programs
         finding = programs.array("finding")[0]
-        finding["mm"], finding["thread"] = 0, _thread_id()
+        finding["mm"], finding["thread"] = 0, threading.get_native_id()
         programs.attach("mmap_lock_acquire_returned", "find_mm")
         try:
             os.pread(pagemap, 8, address // PAGE * 8)
@@ -214,8 +221,9 @@ class PageTables:
 
     # --- counts ---
 
-    def count(self, pgd: int, starts: npt.NDArray[np.int64], pages: npt.NDArray[np.int64],
-              hugetlb: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    def count(
+        self, pgd: int, starts: npt.NDArray[np.int64], pages: npt.NDArray[np.int64], hugetlb: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.int64]:
         """Pages per bin of spans, int64 of shape (len(starts), BINS); no span crosses a 2 MiB boundary.
 
         A hugetlb span stands for one huge page of any size and counts 1.
@@ -238,8 +246,9 @@ class PageTables:
 
     # --- tables ---
 
-    def read(self, pgd: int, level: int, addresses: npt.NDArray[np.int64]) -> Iterator[
-            tuple[npt.NDArray[np.int64], npt.NDArray[np.void], npt.NDArray[np.uint64]]]:
+    def read(
+        self, pgd: int, level: int, addresses: npt.NDArray[np.int64]
+    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.void], npt.NDArray[np.uint64]]]:
         """Raw tables of a level (1: PTE, 2: PMD, 3: PUD; 0: leaf entries alone) that cover the addresses.
 
         Yields (addresses, `struct table_found` records, entries of shape (n, 512)) for up to 64 at a time; the arrays
@@ -286,7 +295,8 @@ class PageTables:
         if not regions:
             return np.empty(0, np.int64)
         every = np.sort(np.concatenate(regions))
-        return every[_inside(every, starts >> 21, (ends + REGION - 1) >> 21)]
+        inside: npt.NDArray[np.int64] = every[_inside(every, starts >> 21, (ends + REGION - 1) >> 21)]
+        return inside
 
     # --- VMAs ---
 
@@ -309,34 +319,31 @@ class PageTables:
 
     def close(self) -> None:
         """Unload the programs."""
-        for name in ("spans", "counted", "request", "_table_request", "_wanted", "_found", "_raw", "_vma_request",
-                     "_vmas", "_glance"):
+        for name in (
+            "spans",
+            "counted",
+            "request",
+            "_table_request",
+            "_wanted",
+            "_found",
+            "_raw",
+            "_vma_request",
+            "_vmas",
+            "_glance",
+        ):
             self.__dict__.pop(name, None)
         self._programs.close()
 
 
-def _thread_id() -> int:
-    import threading
-
-    return threading.get_native_id()
-
-
 def _covering(starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], shift: int) -> npt.NDArray[np.int64]:
     """Numbers of the aligned blocks of 1 << shift bytes that the ranges touch, ascending and unique."""
-    first, last = starts >> shift, (ends - 1) >> shift
-    if not len(first):
-        return np.empty(0, np.int64)
-    lengths = last - first + 1
-    total = int(lengths.sum())
-    offsets = np.arange(total) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return np.unique(np.repeat(first, lengths) + offsets)
+    return np.unique(gather_ranges(starts >> shift, ((ends - 1) >> shift) + 1))
 
 
-def _inside(values: npt.NDArray[np.int64], starts: npt.NDArray[np.int64],
-            ends: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+def _inside(
+    values: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
     """Which values lie in one of the ranges, given as ascending arrays that may touch or overlap by one."""
     at = np.searchsorted(starts, values, "right") - 1
     reach = np.maximum.accumulate(ends) if len(ends) else ends
     return (at >= 0) & (values < reach[np.maximum(at, 0)]) if len(starts) else np.zeros(len(values), bool)
-
-

@@ -47,7 +47,8 @@ class VmaList:
         """Index of the VMA that holds each address, -1 where there is none."""
         at = np.searchsorted(self.start, addresses, "right") - 1
         inside = (at >= 0) & (addresses < self.end[np.maximum(at, 0)]) if len(self.start) else np.zeros(len(at), bool)
-        return np.where(inside, at, -1)
+        found: Int64s = np.where(inside, at, -1)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ def gather_ranges(first: Int64s, last: Int64s) -> Int64s:
     """All whole numbers from first[i] to last[i] (excluded), in order of i."""
     lengths = np.maximum(last - first, 0)
     offsets = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return np.repeat(first, lengths) + offsets
+    numbers: Int64s = np.repeat(first, lengths) + offsets
+    return numbers
 
 
 def regions_of(starts: Int64s, ends: Int64s) -> Int64s:
@@ -199,7 +201,8 @@ def _same(old: VmaList, was: Int64s, new: VmaList, now: Int64s) -> npt.NDArray[n
     anon = (old.anon[a] == new.anon[b]) | (old.anon[a] == 0)
     alike = (old.file[a] == new.file[b]) & (old.bias[a] == new.bias[b]) & anon
     alike &= (old.huge[a] == new.huge[b]) & (old.special[a] == new.special[b])
-    return neither | (both & alike)
+    same: npt.NDArray[np.bool_] = neither | (both & alike)
+    return same
 
 
 def _by_address(address: Int64s, counts: Int64s) -> dict[int, Int64s]:
