@@ -54,12 +54,13 @@ class Settler:
         self._pid, self._gone, self._progress = pid, gone, progress
         self.reader = machinery.reader
         self._nodes = machinery.topology.nr_node_ids
-        self._pagemap: Pagemap | None = None
+        self._pagemap = Pagemap(pid)
         self._target = -1
         self._waiting_for_exec = False
         self._credit, self._credited = AUDIT_CREDIT_S, time.monotonic()
         self._drift = 0
         self._saved: dict[int, Drained] = {}
+        self._policy = DEFAULT
         self._forget_all()
 
     def _forget_all(self) -> None:
@@ -87,22 +88,22 @@ class Settler:
             self._seed()
 
     def _open(self) -> None:
-        self._pagemap = Pagemap(self._pid)
+        mm = self._mm_behind(self._pagemap)
+        self._memory = WalkedMemory(self._tables, self._pagemap, self._machinery.frames, mm, self.reader)
+        self._target = self._hooks.add(mm, self._memory.pgd, self._pid)
+
+    def _mm_behind(self, pagemap: Pagemap) -> int:
         entries = read_maps(self._pid)
         if not entries:
             raise TargetGone(f"process {self._pid} has no memory of its own (it is exiting)")
-        mm = self._tables.find_mm(self._pagemap.fileno(), entries[0].start)
-        self._memory = WalkedMemory(self._tables, self._pagemap, self._machinery.frames, mm, self.reader)
-        self._target = self._hooks.add(mm, self._memory.pgd, self._pid)
+        return self._tables.find_mm(pagemap.fileno(), entries[0].start)
 
     def close(self) -> None:
         """Stop tracing."""
         if self._target >= 0:
             self._hooks.remove(self._target)
             self._target = -1
-        if self._pagemap is not None:
-            self._pagemap.close()
-            self._pagemap = None
+        self._pagemap.close()
 
     # --- the loop's body ---
 
@@ -112,6 +113,7 @@ class Settler:
         if self._waiting_for_exec:
             self._await_exec()
         glance = self._memory.glance()
+        self._policy = glance.policy
         pending = self._unfinished()
         if not self._idle(glance, pending):
             self._work_off(glance, pending)
@@ -120,7 +122,7 @@ class Settler:
             self._confirmed = now
         if self._layout is not None and (self._machinery.options.details or now - self._named > NAMES_AGE_S):
             self._layout, self._named = self._memory.renamed(self._layout), now
-        return self._state(glance.policy)
+        return self._state(self._policy)
 
     def _idle(self, glance: Glance, pending: Int64s) -> bool:
         return (
@@ -159,9 +161,12 @@ class Settler:
 
     def _work_off(self, glance: Glance, pending: Int64s) -> None:
         doubtful = self._hooks.unexplained(), self._hooks.lost()
-        drained = self._drain()
+        # Nothing to take away needs no waiting for a grace period: on kernels without mm_lock_seq we come here always.
+        busy = self._saved or not self._hooks.quiet() or self._doubt()
+        drained = self._drain() if busy else {}
         if self._new_program(drained):
             self._seed()
+            self._policy = self._memory.glance().policy
             return
         mine = drained.get(self._target) or Drained(NONE)
         ranges = [self._regions_in(start, end) for start, end in mine.ranges]
@@ -285,19 +290,33 @@ class Settler:
 
     def _new_program(self, drained: dict[int, Drained]) -> bool:
         """Whether the target has executed another program; if so, its new address space is opened."""
-        executed = [(number, mm) for number, it in drained.items() for mm, tgid in it.executed if tgid == self._pid]
-        if not executed:
+        executed = self._executed(drained)
+        if executed is None:
             return False
-        assert self._pagemap is not None
-        number, mm = max(executed)
-        self._pagemap.close()
-        self._pagemap = Pagemap(self._pid)
+        limit = time.monotonic() + EXEC_PATIENCE_S
+        self._reopen()
+        while self._mm_behind(self._pagemap) != executed[1]:
+            # It has gone on to yet another program, whose record follows.
+            executed = self._executed(self._drain()) or executed
+            self._reopen()
+            if self._gone(0.002) or time.monotonic() > limit:
+                raise TargetGone(f"process {self._pid} executes one program after the other")
+        number, mm = executed
         self._hooks.remove(self._target)
         self._hooks.adopt()
         self._target = number
         self._forget_all()
         self._memory = WalkedMemory(self._tables, self._pagemap, self._machinery.frames, mm, self.reader)
         return True
+
+    def _executed(self, drained: dict[int, Drained]) -> tuple[int, int] | None:
+        """(target number, mm) of the last program that the target has executed in an epoch."""
+        found = [(number, mm) for number, it in drained.items() for mm, tgid in it.executed if tgid == self._pid]
+        return max(found, default=None)
+
+    def _reopen(self) -> None:
+        self._pagemap.close()
+        self._pagemap = Pagemap(self._pid)
 
     # --- seed and audit ---
 
