@@ -1,0 +1,151 @@
+"""The span table against a page-by-page model: whatever VMA lists and reads follow each other, its totals are right."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tracer.model.spans import Spans, SpanTable, VmaList, gather_ranges, regions_of
+
+PAGE = 4096
+REGION = 1 << 21
+PAGES = 6 * 512  # the world is six regions long
+NODES = 3
+
+
+@dataclass(frozen=True)
+class Area:
+    """A VMA of the model, in pages. identity stands for its file and anon_vma."""
+
+    start: int
+    end: int
+    identity: int
+
+
+def vma_list(areas: list[Area]) -> VmaList:
+    def column(values: list[int]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+        return np.array(values, np.int64)
+
+    zeros = [0] * len(areas)
+    return VmaList(
+        column([a.start * PAGE for a in areas]),
+        column([a.end * PAGE for a in areas]),
+        column(zeros),
+        column(zeros),
+        column([a.identity for a in areas]),
+        column(zeros),
+        column(zeros),
+    )
+
+
+@st.composite
+def area_lists(draw: st.DrawFn) -> list[Area]:
+    """Disjoint areas; boundaries near region ends are as likely as any others."""
+    edge = st.one_of(st.integers(0, PAGES), st.sampled_from([k * 512 + d for k in range(6) for d in (0, 1, 511)]))
+    bounds = sorted(draw(st.sets(edge, min_size=0, max_size=8)))
+    return [Area(a, b, draw(st.integers(1, 2))) for a, b in itertools.pairwise(bounds) if draw(st.booleans())]
+
+
+class World:
+    """Pages of an address space: which node each is on, -1 for none. A page lives as long as its identity does."""
+
+    def __init__(self) -> None:
+        self.node = np.full(PAGES, -1)
+        self.identity = np.zeros(PAGES, np.int64)
+        self.areas: list[Area] = []
+
+    def remap(self, areas: list[Area], seed: int) -> None:
+        """A new list: pages under another identity are replaced by new ones, as mmap over a mapping does."""
+        identity = np.zeros(PAGES, np.int64)
+        for area in areas:
+            identity[area.start : area.end] = area.identity
+        changed = identity != self.identity
+        fresh = np.random.default_rng(seed).integers(-1, NODES, PAGES)
+        self.node = np.where(changed, np.where(identity > 0, fresh, -1), self.node)
+        self.identity, self.areas = identity, areas
+
+    def touch(self, regions: list[int], seed: int) -> None:
+        random = np.random.default_rng(seed)
+        for region in regions:
+            part = slice(region * 512, (region + 1) * 512)
+            mapped = self.identity[part] > 0
+            self.node[part] = np.where(mapped, random.integers(-1, NODES, 512), -1)
+
+    def counts(self, spans: Spans) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+        rows = [
+            np.bincount(self.node[s // PAGE : e // PAGE] + 1, minlength=NODES + 1)[1:]
+            for s, e in zip(spans.start, spans.end, strict=True)
+        ]
+        return np.array(rows, np.int64).reshape(len(spans), NODES)
+
+    def totals(self) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+        rows = [np.bincount(self.node[a.start : a.end] + 1, minlength=NODES + 1)[1:] for a in self.areas]
+        return np.array(rows, np.int64).reshape(len(self.areas), NODES)
+
+
+def read(table: SpanTable, world: World, regions: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> int:
+    spans = table.spans(regions)
+    return table.replace(regions, spans, world.counts(spans))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(area_lists(), st.sets(st.integers(0, 5)), st.integers(0, 1000)), min_size=1, max_size=6))
+def test_totals_equal_a_page_by_page_count(steps: list[tuple[list[Area], set[int], int]]) -> None:
+    table, world = SpanTable(NODES), World()
+    for areas, touched, seed in steps:
+        world.remap(areas, seed)
+        torn, starts, ends = table.remap(vma_list(areas))
+        read(table, world, np.union1d(torn, regions_of(starts, ends)))
+        assert np.array_equal(table.totals, world.totals())
+        before = world.totals()
+        world.touch(sorted(touched), seed + 1)
+        changed = read(table, world, np.array(sorted(touched), np.int64))
+        assert np.array_equal(table.totals, world.totals())
+        assert changed >= np.abs(world.totals() - before).sum()
+        assert (np.diff(table.address) > 0).all()
+
+
+@given(area_lists())
+def test_a_split_without_a_new_identity_reads_only_the_torn_region(areas: list[Area]) -> None:
+    whole = [Area(0, PAGES, 1)]
+    table, world = SpanTable(NODES), World()
+    world.remap(whole, 1)
+    table.remap(vma_list(whole))
+    read(table, world, np.arange(6))
+    cut = 700  # inside region 1
+    halves = [Area(0, cut, 1), Area(cut, PAGES, 1)]
+    world.remap(halves, 2)
+    torn, starts, _ = table.remap(vma_list(halves))
+    assert torn.tolist() == [1]
+    assert not len(starts)
+    read(table, world, torn)
+    assert np.array_equal(table.totals, world.totals())
+
+
+def test_an_anon_vma_that_appears_is_no_change_but_another_one_is() -> None:
+    def one(anon: int) -> VmaList:
+        return VmaList(*(np.array([v], np.int64) for v in (0, REGION, 0, 0, 0, 0, anon)))
+
+    table = SpanTable(NODES)
+    table.remap(one(0))
+    assert not len(table.remap(one(7))[1])
+    assert len(table.remap(one(8))[1]) == 1
+
+
+def test_a_gigantic_page_is_one_span_wherever_it_is_touched() -> None:
+    gib = 1 << 30
+    table = SpanTable(NODES)
+    table.remap(VmaList(*(np.array([v], np.int64) for v in (gib, 3 * gib, gib, 0, 5, 0, 0))))
+    spans = table.spans(np.array([513, 700, 1024], np.int64))
+    assert spans.start.tolist() == [gib, 2 * gib]
+    table.replace(np.array([513, 700, 1024], np.int64), spans, np.array([[1, 0, 0], [0, 1, 0]], np.int64))
+    assert table.totals.tolist() == [[1, 1, 0]]
+
+
+def test_gather_ranges() -> None:
+    found = gather_ranges(np.array([3, 9, 5]), np.array([5, 9, 8]))
+    assert found.tolist() == [3, 4, 5, 6, 7]
