@@ -23,6 +23,7 @@ _MADV_POPULATE_READ, _MADV_POPULATE_WRITE, _MADV_COLLAPSE, _MADV_GUARD_INSTALL =
 _MPOL_MF_MOVE = 2
 _MREMAP_MAYMOVE, _MREMAP_FIXED, _MREMAP_DONTUNMAP = 1, 2, 4
 _MFD_HUGETLB = 4
+_MAP_FIXED = 0x10
 _HUGE_SHIFT, _GIGANTIC_SHIFT = 21, 30
 _NO_THP = (errno.EINVAL,)
 _PUNCH_A_HOLE = 3  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
@@ -92,6 +93,8 @@ def _hugetlb_memfd(w: World) -> Iterator[Step]:
     yield Step("private view read", 4)
     w.write(8 * HUGE, HUGE, HUGE)
     yield Step("private view written", 4)
+    os.truncate(w.file_path, HUGE)
+    yield Step("cut by another process", 2, audited=_ELSEWHERE)
 
 
 def _touch_gigantic(w: World) -> Iterator[Step]:
@@ -230,6 +233,23 @@ def _map_again(w: World) -> Iterator[Step]:
     yield Step("an equal empty one in its place", 0)
     w.write(0, 3 * PAGE)
     yield Step("touched", 3)
+    w.map(0, 1 << 20, ANON | _MAP_FIXED)
+    yield Step("another over it", 0)
+    w.map(0, 1 << 20, ANON | _MAP_FIXED | mmap.MAP_POPULATE)
+    yield Step("a populated one over it", 256)
+
+
+def _map_anywhere(w: World) -> Iterator[Step]:
+    """The kernel chooses the place, and chooses the same again: the list of VMAs reads as before."""
+    place = int(w.ask("mapany", 1 << 20, ANON))
+    try:
+        yield Step("empty")
+        w.ask("unmap", "at", place, 1 << 20)
+        assert int(w.ask("mapany", 1 << 20, ANON | mmap.MAP_POPULATE)) == place
+        assert w.ask("where", "at", place, 1 << 20).endswith("absent=0")
+        yield Step("a populated one in its place")
+    finally:
+        w.ask("unmap", "at", place, 1 << 20)
 
 
 def _neighbours(w: World) -> Iterator[Step]:
@@ -280,6 +300,9 @@ def _bind_modes(w: World) -> Iterator[Step]:
         w.bind(number * HUGE, _SMALL, mode, mask)
         w.write(number * HUGE, _SMALL)
     yield Step(", ".join(modes), 64 * len(modes))
+    w.bind(0, _SMALL, Mode.BIND, w.mask)
+    w.bind(HUGE, _SMALL, Mode.DEFAULT, 0)
+    yield Step("two replaced", 64 * len(modes))
 
 
 def _bind_weighted(w: World) -> Iterator[Step]:
@@ -298,6 +321,9 @@ def _bind_shared(w: World) -> Iterator[Step]:
     w.write(0, 1 << 20)
     w.read(HUGE, 1 << 20)
     yield Step("touched", 512)
+    w.ask("fork")
+    w.ask("child", "bind", w.slot, 0, _SMALL, int(Mode.PREFERRED), 1 << w.last, 0)
+    yield Step("policy by another process", 512)
 
 
 def _bind_move(w: World) -> Iterator[Step]:
@@ -439,13 +465,17 @@ def _guard(w: World) -> Iterator[Step]:
 
 
 def _collapse(w: World) -> Iterator[Step]:
-    w.map(0, 2 * HUGE)
-    w.write(0, 2 * HUGE)
-    w.advise(0, 2 * HUGE, mmap.MADV_HUGEPAGE, lacking=_NO_THP)
-    yield Step("small pages", 1024)
+    w.map(0, 3 * HUGE)
+    w.bind(0, 3 * HUGE, Mode.INTERLEAVE, w.mask)
+    w.write(0, 3 * HUGE)
+    w.advise(0, 3 * HUGE, mmap.MADV_HUGEPAGE, lacking=_NO_THP)
+    yield Step("small pages", 3 * 512)
     w.advise(0, HUGE, _MADV_COLLAPSE, lacking=(errno.EINVAL,))
     assert w.transparent_huge(0) == HUGE
-    yield Step("one region collapsed", 1024, audited="the event names no address")
+    yield Step("one region", 3 * 512, audited="the event names no address")
+    outside.process_madvise(w.pid, w.address(HUGE), HUGE, _MADV_COLLAPSE)
+    assert w.transparent_huge(0) == 2 * HUGE
+    yield Step("one region, by another process", 3 * 512, audited=_ELSEWHERE)
 
 
 def _task_policies(w: World) -> Iterator[Step]:
@@ -527,6 +557,27 @@ def _read_into(w: World) -> Iterator[Step]:
     yield Step("256 pages", 256)
 
 
+def _read_direct(w: World) -> Iterator[Step]:
+    """The disk writes into the pages: no processor faults on them."""
+    w.open(1 << 20, flags=os.O_RDONLY | os.O_DIRECT)
+    w.map(0, 1 << 20)
+    w.ask("readfile", w.slot, 3 * PAGE, _SMALL, w.slot, 0)
+    yield Step("64 pages", 64)
+
+
+def _cold_file(w: World) -> Iterator[Step]:
+    """Faults that wait for the disk, and are overtaken by others on their processor."""
+    path = w.open(1 << 20)
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    w.map(0, 1 << 20, mmap.MAP_PRIVATE, file=True)
+    w.advise(0, 1 << 20, mmap.MADV_RANDOM)
+    w.read(0, 1 << 20, 16 * PAGE)
+    yield Step("16 pages read")
+    w.write(0, 1 << 20)
+    yield Step("written", 256)
+
+
 def _truncate_file(w: World) -> Iterator[Step]:
     path = w.open(1 << 20)
     w.map(0, 1 << 20, SHARED, file=True)
@@ -551,6 +602,8 @@ def _truncate_shmem(w: World) -> Iterator[Step]:
     yield Step("hole by another process", 251, audited=_ELSEWHERE)
     os.truncate(w.file_path, _SMALL)
     yield Step("cut by another process", 59, audited=_ELSEWHERE)
+    w.ask("truncate", w.slot, 10 * PAGE)
+    yield Step("cut by itself", 10, audited="the call names no address")
 
 
 def _punch_hole(w: World, offset: int, length: int) -> None:
@@ -694,6 +747,7 @@ OPERATIONS: dict[str, Operation] = {
     "THP in shmem": _shmem_thp,
     "munmap holes": _holes,
     "munmap and mmap": _map_again,
+    "mmap where the kernel likes": _map_anywhere,
     "neighbours": _neighbours,
     "mprotect split": _protect,
     "mbind split": _bind_split,
@@ -724,6 +778,8 @@ OPERATIONS: dict[str, Operation] = {
     "move_pages": _move,
     "move_pages of shmem": _move_shared,
     "read(2)": _read_into,
+    "read(2), O_DIRECT": _read_direct,
+    "cold file": _cold_file,
     "truncation of a file": _truncate_file,
     "truncation of shmem": _truncate_shmem,
     "write from outside": _write_from_outside,

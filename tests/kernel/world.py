@@ -100,14 +100,14 @@ class World:
         words = ("map", self.slot, offset, length, RW, kind, "none", 0)
         self.ask(*words, lacking=(errno.ENOMEM, errno.EINVAL))
 
-    def open(self, size: int, name: bytes = b"") -> Path:
+    def open(self, size: int, name: bytes = b"", flags: int = os.O_RDWR) -> Path:
         """Create a file and let the target open it. Its pages are in the page cache, clean, as after a read."""
         path = self.directory / (os.fsdecode(name) if name else f"file-{self.slot}")
         with path.open("wb") as file:
             file.write(b"x" * size)
             file.flush()
             os.fsync(file.fileno())
-        self.ask("open", self.slot, os.fsencode(path).hex(), os.O_RDWR)
+        self.ask("open", self.slot, os.fsencode(path).hex(), flags)
         return path
 
     def memfd(self, size: int, flags: int = 0, name: bytes = b"shared", lacking: tuple[int, ...] = ()) -> None:

@@ -162,9 +162,10 @@ static char *address(unsigned long slot, unsigned long offset)
     return (char *)(SLOTS + slot * SLOT_BYTES + offset);
 }
 
+// The first two words: slot and offset, or `at` and an address that the kernel chose.
 static char *place(const struct call *c)
 {
-    return address(c->number[0], c->number[1]);
+    return strcmp(c->word[0], "at") ? address(c->number[0], c->number[1]) : (char *)c->number[1];
 }
 
 static int outcome(long result)
@@ -208,12 +209,24 @@ static int do_truncate(const struct call *c)
 static int do_map(const struct call *c)
 {
     int fd = strcmp(c->word[5], "none") ? (int)(FIRST_FD + c->number[5]) : -1;
+    int where = c->number[4] & MAP_FIXED ? 0 : MAP_FIXED_NOREPLACE;
     char *at = place(c);
-    char *got = mmap(at, c->number[2], c->number[3], c->number[4] | MAP_FIXED_NOREPLACE, fd, c->number[6]);
+    char *got = mmap(at, c->number[2], c->number[3], c->number[4] | where, fd, c->number[6]);
 
     if (got == MAP_FAILED)
         return -errno;
     return got == at ? 0 : -EFAULT;
+}
+
+// Where the kernel wants it; answers the address.
+static int do_mapany(const struct call *c)
+{
+    char *got = mmap(NULL, c->number[0], PROT_READ | PROT_WRITE, c->number[1], -1, 0);
+
+    if (got == MAP_FAILED)
+        return -errno;
+    append_number(&answer, (unsigned long)got);
+    return 0;
 }
 
 // System V segment, marked for removal at once: it lives as long as it is attached.
@@ -269,8 +282,11 @@ static int do_name(const struct call *c)
 // Changes that last long enough to be looked at meanwhile: all pages written, every second stretch of 16 discarded.
 static int do_churn(const struct call *c)
 {
+    struct call all = *c;
+
+    all.number[3] = PAGE;
     for (unsigned long round = 0; round < c->number[3]; round++) {
-        do_write(&(struct call){.number = {c->number[0], c->number[1], c->number[2], PAGE}});
+        do_write(&all);
         for (unsigned long at = round % 2 * 16 * PAGE; at < c->number[2]; at += 32 * PAGE)
             if (madvise(place(c) + at, 16 * PAGE, MADV_DONTNEED) < 0)
                 return -errno;
@@ -535,6 +551,7 @@ static const struct {
     {"close", 1, do_close},       // slot
     {"truncate", 2, do_truncate}, // slot size
     {"map", 7, do_map},           // slot offset length prot flags slot-of-descriptor|none file-offset
+    {"mapany", 2, do_mapany},     // length flags
     {"shm", 4, do_shm},           // slot offset length flags
     {"write", 4, do_write},       // slot offset length step
     {"read", 4, do_read},         // slot offset length step
