@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from typing import NamedTuple
 
 from benchmarks.kernel_file import read_numa_maps
-from benchmarks.session_process import SessionProcess
+from benchmarks.session_process import ROOT
 from benchmarks.table import Section
 from benchmarks.workload import Hold
+from tracer.errors import NumatraceError
 
 __all__ = ["ROUNDS", "measure"]
 
@@ -39,11 +43,15 @@ Series = dict[str, list[float]]
 
 
 def _look(way: str, pid: int) -> tuple[float, float]:
-    """(CPU time, elapsed time) in nanoseconds of one first look: way is "numa_maps" or a seed of the session."""
+    """(CPU time, elapsed time) in nanoseconds of one first look: way is "numa_maps" or a way of seeding."""
     if way == "numa_maps":
         return read_numa_maps(pid)
-    with SessionProcess(pid, seed=way) as session:
-        return session.started["seed_cpu_ns"], session.started["seed_elapsed_ns"]
+    command = [sys.executable, "-m", "benchmarks.seed_process", str(pid), way]
+    result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=False)
+    if result.returncode:
+        raise NumatraceError(f"the seed by {way} ended with exit code {result.returncode}")
+    report = json.loads(result.stdout)
+    return report["cpu_ns"], report["elapsed_ns"]
 
 
 def _round(ways: list[str], pid: int, series: Series) -> None:

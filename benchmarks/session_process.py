@@ -27,16 +27,21 @@ __all__ = ["Report", "SessionProcess"]
 ROOT = Path(__file__).resolve().parent.parent
 
 Report = dict[str, float]
-"""elapsed_ns and cpu_ns (all threads) of what was done; of a refresh also regions_read, settling and reported_ns,
-the session's own figure."""
+"""elapsed_ns and cpu_ns (all threads) of what was done; of a refresh also regions_read, settling, lost and reported_ns,
+the session's own figure, and polling (1: without hooks)."""
+
+STEP_S = 0.1
+"""How long a session that refreshes by itself waits before it looks whether its input has ended."""
 
 
 class SessionProcess:
-    """Context manager around the traced target `pid`; `started` is the report of Session's start."""
+    """Context manager around the traced target `pid`. started: report of Session's start. ended: of its last refresh,
+    which is made on leaving. every: seconds between refreshes of its own accord, 0 for only when asked.
+    """
 
-    def __init__(self, pid: int, seed: str = "auto", reader: str = "auto", every: float = 0.0) -> None:
+    def __init__(self, pid: int, every: float = 0.0) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.session_process", str(pid), seed, reader, str(every)],
+            [sys.executable, "-m", "benchmarks.session_process", str(pid), str(every)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -45,6 +50,7 @@ class SessionProcess:
         )
         self.pid = self._process.pid
         self.started = self._report()
+        self.ended: Report = {}
 
     def _report(self) -> Report:
         assert self._process.stdout is not None
@@ -66,9 +72,14 @@ class SessionProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.communicate()
-        if self._process.returncode and error is None:
+        output, _ = self._process.communicate()
+        if error is not None:
+            return
+        if self._process.returncode:
             raise NumatraceError(f"the traced session ended with exit code {self._process.returncode}")
+        self.ended = json.loads(output)
+        if self.ended["polling"]:
+            raise NumatraceError("the session has no hooks on this machine: its cost would mean nothing")
 
 
 def _measured(begin: tuple[int, int]) -> Report:
@@ -86,37 +97,44 @@ def _refresh(session: Session) -> Report:
     report["reported_ns"] = snapshot.refresh.cpu_ns
     report["regions_read"] = snapshot.refresh.regions_read
     report["settling"] = snapshot.trust.settling
+    report["lost"] = snapshot.trust.lost
+    report["polling"] = snapshot.hooks == "none"
     return report
 
 
-def _serve(session: Session, every: float) -> None:
-    """Answer "refresh" lines until the end of input; in between, refresh every so many seconds (0: never)."""
-    timeout = every or None
-    while True:
-        if not select.select([sys.stdin], [], [], timeout)[0]:
-            _refresh(session)
-        elif sys.stdin.readline():
-            print(json.dumps(_refresh(session)), flush=True)
-        else:
-            return
+def _serve(session: Session) -> None:
+    """A refresh for each line of input."""
+    for _ in sys.stdin:
+        print(json.dumps(_refresh(session)), flush=True)
+
+
+def _watch(session: Session, every: float) -> None:
+    """A refresh every so many seconds, as `numatrace maps --every` makes them, until the end of input."""
+    due = time.monotonic() + every
+    while not select.select([sys.stdin], [], [], 0)[0] and session.wait(STEP_S):
+        if time.monotonic() >= due:
+            session.refresh()
+            due += every
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pid", type=int)
-    parser.add_argument("seed")
-    parser.add_argument("reader")
     parser.add_argument("every", type=float)
     args = parser.parse_args()
     from tracer.session import Options, Session
 
-    session = Session(args.pid, Options(seed=args.seed, reader=args.reader))
+    session = Session(args.pid, Options())
     begin = _now()
     with session:
         print(json.dumps(_measured(begin)), flush=True)
         for note in session.notes:
             print(note, file=sys.stderr)
-        _serve(session, args.every)
+        if args.every:
+            _watch(session, args.every)
+        else:
+            _serve(session)
+        print(json.dumps(_refresh(session)), flush=True)
     return 0
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from typing import NamedTuple
 
 from benchmarks.peers import PEERS
+from benchmarks.session_process import SessionProcess
 from benchmarks.table import Section
 from benchmarks.workload import Storm, pin_apart
 
@@ -56,18 +58,28 @@ def _storms(traced: Storm, other: Storm) -> Times:
     return {kind: statistics.median(time[kind] for time in times) for kind in runs}
 
 
-def _round(order: list[str], traced: Storm, other: Storm) -> tuple[Times, dict[str, Times]]:
-    """(bare times, ratio of each peer and kind) of one round."""
+class Round(NamedTuple):
+    """bare: the first bare storms. ratios: by peer and kind, against bare. lost: events that numatrace lost."""
+
+    bare: Times
+    ratios: dict[str, Times]
+    lost: float
+
+
+def _round(order: list[str], traced: Storm, other: Storm) -> Round:
     bare = _storms(traced, other)
     first = bare
     ratios = {}
+    lost = 0.0
     for name in order:
-        with PEERS[name](traced.pid):
+        with PEERS[name](traced.pid) as attached:
             times = _storms(traced, other)
+        if isinstance(attached, SessionProcess):
+            lost = attached.ended["lost"]
         after = _storms(traced, other)
         ratios[name] = {kind: times[kind] * 2 / (bare[kind] + after[kind]) for kind in TITLES}
         bare = after
-    return first, ratios
+    return Round(first, ratios, lost)
 
 
 def measure(rounds: int, progress: Callable[[int], None]) -> list[Section]:
@@ -83,12 +95,14 @@ def measure(rounds: int, progress: Callable[[int], None]) -> list[Section]:
     return [_section(kind, results) for kind in TITLES]
 
 
-def _section(kind: str, results: list[tuple[Times, dict[str, Times]]]) -> Section:
+def _section(kind: str, results: list[Round]) -> Section:
     title, method, limit = TITLES[kind]
     section = Section(title, method)
-    section.add("bare, one fault", (bare[kind] for bare, _ in results), "ns")
+    section.add("bare, one fault", (result.bare[kind] for result in results), "ns")
     for name in PEERS:
-        section.add(name, (ratios[name][kind] for _, ratios in results), "×")
-    over = (ratios[NUMATRACE][kind] - ratios[EMPTY][kind] for _, ratios in results)
+        section.add(name, (result.ratios[name][kind] for result in results), "×")
+    over = (result.ratios[NUMATRACE][kind] - result.ratios[EMPTY][kind] for result in results)
     section.add("numatrace less the empty program", over, "×", limit)
+    if kind != "other":
+        section.add("events that numatrace lost", (result.lost for result in results), "events", 0)
     return section

@@ -46,7 +46,9 @@ class Section:
 
 
 def number(value: float, unit: str) -> str:
-    """Three digits that mean something: ratios always with three decimals, times by their size."""
+    """Three digits that mean something: ratios always with three decimals, times by their size, counts whole."""
+    if value == int(value) and unit in ("regions", "events"):
+        return f"{value:.0f}"
     if unit == "×" or abs(value) < 1:
         return f"{value:.3f}"
     if abs(value) < 10:
