@@ -15,13 +15,14 @@ enum system_call {
 	SYS_PREAD64 = 17,
 	SYS_MREMAP = 25,
 	SYS_MADVISE = 28,
-	SYS_SHMAT = 30,
 	SYS_RECVFROM = 45,
-	SYS_SHMDT = 67,
 	SYS_MLOCK = 149,
 	SYS_GETRANDOM = 318,
 	SYS_MLOCK2 = 325,
 };
+
+#define BRK_BELOW (1ULL << 30)
+#define BRK_ABOVE (1ULL << 36)
 
 struct call {
 	u64 number;
@@ -97,10 +98,10 @@ static __always_inline bool range_of_call(struct cpu *cpu, u32 number, u32 epoch
 	u64 start = a[0], length = a[1];
 
 	switch (call->number) {
-	case SYS_BRK:
-	case SYS_SHMAT:
-	case SYS_SHMDT:
-		return true; /* the VMA list changes, and that is where the pages are */
+	case SYS_BRK: /* shrinks from anywhere above, or grows by locked memory from somewhere below */
+		start = a[0] > BRK_BELOW ? a[0] - BRK_BELOW : 0;
+		length = BRK_BELOW + BRK_ABOVE;
+		break;
 	case SYS_READ:
 	case SYS_PREAD64:
 	case SYS_RECVFROM:
@@ -112,6 +113,9 @@ static __always_inline bool range_of_call(struct cpu *cpu, u32 number, u32 epoch
 		note_range(cpu, number, epoch, target, a[4], a[2]);
 		break;
 	case SYS_MMAP:
+		if (!a[0]) /* the kernel chooses the place: perhaps one that looks as before */
+			return false;
+		break;
 	case SYS_MUNMAP:
 	case SYS_MADVISE:
 	case SYS_MLOCK:
@@ -145,17 +149,15 @@ static __always_inline void explain(const struct control *c, struct cpu *cpu, u3
 	u32 epoch = c->epoch;
 	struct call call = {};
 
-	if (read_u64(task + TASK_MM) == target->mm) {
-		if (in_flight(cpu, task, stack_pointer)) {
-			mark_pending(cpu, number, epoch);
+	if (cpu->pending_target == target->number && in_flight(cpu, task, stack_pointer)) {
+		mark_pending(cpu, number, epoch);
+		return;
+	}
+	if (c->registers && read_u64(task + TASK_MM) == target->mm) {
+		read_call(c, task, &call);
+		if ((s64)call.number == -1 ? mark_elsewhere(cpu, number, epoch, task)
+					   : range_of_call(cpu, number, epoch, target->number, &call))
 			return;
-		}
-		if (c->registers) {
-			read_call(c, task, &call);
-			if ((s64)call.number == -1 ? mark_elsewhere(cpu, number, epoch, task)
-						   : range_of_call(cpu, number, epoch, target->number, &call))
-				return;
-		}
 	}
 	cpu->unexplained++;
 	cpu->doubt_call = call.number;

@@ -24,7 +24,7 @@ from tracer.kernel.pagemap import Pagemap
 from tracer.kernel.procfs import TargetGone, read_maps, resident_pages
 from tracer.model.policy import DEFAULT, Policy
 from tracer.model.snapshot import Details, Trust
-from tracer.model.spans import SpanTable
+from tracer.model.spans import RESTLESS, SpanTable
 from tracer.model.state import State
 
 __all__ = ["Settler"]
@@ -70,6 +70,7 @@ class Settler:
         self._lists: tuple[int, ...] | None = None
         self._again = NONE
         self._dirty = NONE
+        self._restless = NONE, NONE
         self._finished: set[tuple[int, int]] = set()
         self._unexplained = 0
         self._lost = 0
@@ -131,6 +132,7 @@ class Settler:
             and glance.lists == self._lists
             and not len(pending)
             and not len(self._again)
+            and not len(self._restless[0])
             and not len(self._dirty)
             and not self._saved
             and self._hooks.quiet()
@@ -175,6 +177,8 @@ class Settler:
         self._again = touched
         if glance.lists is None or glance.lists != self._lists:
             dirty = np.union1d(dirty, self._follow_vmas())
+        if len(self._restless[0]):
+            dirty = np.union1d(dirty, self._memory.populated(*self._restless))
         if self._huge_doubt(glance):
             dirty = np.union1d(dirty, self._huge_regions())
         self._settle(dirty)
@@ -253,6 +257,8 @@ class Settler:
         self._lists = after.lists if before.lists == after.lists else None
         self._named = time.monotonic()
         self._layout = layout
+        restless = (layout.spans.special & RESTLESS) != 0
+        self._restless = layout.spans.start[restless], layout.spans.end[restless]
         torn, starts, ends = self._table.remap(layout.spans)
         return np.union1d(torn, self._memory.populated(starts, ends)) if len(starts) else torn
 

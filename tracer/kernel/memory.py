@@ -19,13 +19,13 @@ from tracer.kernel.pagemap import Pagemap, PagemapReader, Span
 from tracer.kernel.procfs import MapsEntry
 from tracer.kernel.walk import PAGE, PageTables
 from tracer.model.policy import DEFAULT, Mode, Policy
-from tracer.model.spans import Spans, VmaList
+from tracer.model.spans import RESTLESS, SPECIAL, Spans, VmaList
 from tracer.model.vma import Kind, Vma
 
 __all__ = ["Glance", "Layout", "ProcMemory", "WalkedMemory"]
 
 # vm_flags, include/linux/mm.h
-VM_PFNMAP, VM_IO, VM_HUGETLB, VM_MIXEDMAP = 0x400, 0x4000, 0x400000, 0x10000000
+VM_PFNMAP, VM_IO, VM_HUGETLB, VM_MIXEDMAP, VM_MERGEABLE = 0x400, 0x4000, 0x400000, 0x10000000, 0x80000000
 TRIES = 5  # looks at a VMA list that changes underneath, before it is left for the next refresh
 
 Int64s = npt.NDArray[np.int64]
@@ -169,7 +169,7 @@ class WalkedMemory:
             start,
             records["end"].astype(np.int64),
             huge,
-            special.astype(np.int64),
+            special * SPECIAL | ((flags & np.uint64(VM_MERGEABLE)) != 0) * RESTLESS,
             records["file"].view(np.int64),
             records["pgoff"].view(np.int64) - (start >> 12),
             records["anon_vma"].view(np.int64),

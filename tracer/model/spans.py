@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["REGION_SHIFT", "SpanTable", "Spans", "VmaList", "gather_ranges", "regions_of"]
+__all__ = ["REGION_SHIFT", "RESTLESS", "SPECIAL", "SpanTable", "Spans", "VmaList", "gather_ranges", "regions_of"]
 
 REGION_SHIFT = 21
 REGION = 1 << REGION_SHIFT
+
+SPECIAL, RESTLESS = 1, 2
 
 Int64s = npt.NDArray[np.int64]
 
@@ -23,8 +25,9 @@ Int64s = npt.NDArray[np.int64]
 class VmaList:
     """What the counting needs of the VMAs, as int64 arrays of equal length in address order.
 
-    start, end: addresses. huge: bytes of a hugetlb page, 0 for others. special: 1 where pages may be mapped that
-    numa_maps does not count and that only kpageflags can tell ([vdso], PFN maps, driver mappings).
+    start, end: addresses. huge: bytes of a hugetlb page, 0 for others. special: SPECIAL where pages may be mapped that
+    numa_maps does not count and that only kpageflags can tell ([vdso], PFN maps, driver mappings); RESTLESS where
+    pages are replaced without any event (mergeable by KSM).
     file: identity of the mapped file, 0 for none. bias: page offset minus page number, so that it is the same on
     both sides of a split. anon: identity of the anon_vma, 0 while there is none. A reader that does not know one of
     the last three fills it with something that stays the same as long as the VMA does.
@@ -103,7 +106,7 @@ class SpanTable:
         region = np.repeat(regions, np.maximum(last - first, 0))
         start = np.maximum(v.start[vma], region << REGION_SHIFT)
         end = np.minimum(v.end[vma], (region + 1) << REGION_SHIFT)
-        huge, special = v.huge[vma], v.special[vma]
+        huge, special = v.huge[vma], v.special[vma] & SPECIAL
         large = huge > REGION
         if large.any():
             start = np.where(large, start & -np.maximum(huge, 1), start)
