@@ -32,7 +32,8 @@ MILLISECOND = 1e6
 
 IDLE_METHOD = (
     f"Nothing changes between two refreshes, {PAUSE * 1000:.0f} ms apart or one right after the other. CPU time of the "
-    f"whole tracing process, each figure the median of {IDLE_REFRESHES} refreshes, beside the CPU time of one read of /proc/PID/numa_maps (median of {KERNEL_READS})."
+    f"whole tracing process, each figure the median of {IDLE_REFRESHES} refreshes, beside the CPU time of one read of "
+    f"/proc/PID/numa_maps (median of {KERNEL_READS})."
 )
 SETTLE_METHOD = (
     f"A target of {SETTLE_MIB} MiB faults one page in, in each of {DIRTY_REGIONS:,} regions; then one refresh, and the "
