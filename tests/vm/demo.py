@@ -50,19 +50,19 @@ def _watch(pid: str, address: str, nodes: list[int]) -> bool:
     _say("numatrace attaches its hooks, reads the process once and counts on (in an emulated machine, half a minute):")
     _command(["numatrace", *command])
     program = str(Path(sys.executable).parent / "numatrace")
+    print("(only the line of the 64 MiB is shown here, of some eighty)", flush=True)
     line = ""
     with subprocess.Popen([program, *command], stdout=subprocess.PIPE, text=True) as tracer:
         assert tracer.stdout is not None
         for number in range(SNAPSHOTS):
-            lines = _snapshot(tracer.stdout)
-            found = [text for text in lines if text.startswith(address)]
-            if not found:
-                print(f"demo: no snapshot {number + 1} with the mapping {address}", file=sys.stderr)
+            line = _line_of(address, tracer.stdout)
+            if not line:
+                print(f"demo: snapshot {number + 1} lacks the mapping {address}", file=sys.stderr)
                 return False
-            line = found[0]
-            print(f"{line}\n    (and {len(lines) - 1} other mappings: the interpreter and its libraries)", flush=True)
+            print(line, flush=True)
             if number == 0:
                 _migrate(pid, nodes)
+        tracer.stdout.read()
     lines = Path(f"/proc/{pid}/numa_maps").read_text().splitlines()
     kernel = next(text for text in lines if text.startswith(address))
     _say("And this is what the kernel says, having walked every page of the process:")
@@ -73,14 +73,12 @@ def _watch(pid: str, address: str, nodes: list[int]) -> bool:
     return same
 
 
-def _snapshot(stream: IO[str]) -> list[str]:
-    """The lines up to the next empty one, which separates snapshots, or to the end."""
-    lines: list[str] = []
-    for line in stream:
-        if not line.strip():
-            break
-        lines.append(line.rstrip("\n"))
-    return lines
+def _line_of(address: str, stream: IO[str]) -> str:
+    """The line of a mapping in the snapshot that comes next; empty when the output ends before.
+
+    It does not wait for the end of the snapshot, which shows only when the next one begins.
+    """
+    return next((line.rstrip("\n") for line in stream if line.startswith(address)), "")
 
 
 def _migrate(pid: str, nodes: list[int]) -> None:

@@ -17,7 +17,6 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,8 +105,8 @@ class Machine:
     """A machine that runs one command as root in the clone's directory and then powers off.
 
     The command may write to `results`, a directory of this machine; whatever it prints is in the console, which is
-    kept there too, as `console.log`, while it grows. A machine that takes longer than `seconds` is stopped, even if
-    its caller is gone.
+    kept there too, as `console.log`, while it grows. A machine that takes longer than `seconds` is stopped, and one
+    whose caller was killed too.
     """
 
     def __init__(self, kernel: Kernel, shape: Shape, command: Sequence[str], results: Path, seconds: int) -> None:
@@ -115,9 +114,8 @@ class Machine:
         self._console = results / "console.log"
         # Warnings and oopses of the guest's kernel belong to the console, its chatter does not.
         words = [
-            "timeout",
-            "--kill-after=10",
-            str(seconds),
+            *("setpriv", "--pdeathsig", "TERM"),
+            *("timeout", "--kill-after=10", str(seconds)),
             *_vng(kernel, shape),
             "--verbose",
             "--append",
@@ -146,11 +144,25 @@ class Machine:
 
 
 def interact(kernel: Kernel, shape: Shape, command: Sequence[str] = ()) -> int:
-    """Boot with this terminal as console: a shell with numatrace on its PATH, or a command. Returns the exit status."""
-    with tempfile.TemporaryDirectory(prefix="numatrace-") as results:
-        words = [*_vng(kernel, shape), "--rwdir", results]
-        words += ["--exec", shlex.join(command)] if command else ["--shell", str(REPOSITORY / "tests/vm/shell.sh")]
+    """Boot with this terminal as console: a shell with numatrace on its PATH, or a command that reads nothing.
+
+    Returns the exit status.
+    """
+    words = _vng(kernel, shape)
+    if not command:
+        words += ["--shell", str(REPOSITORY / "tests/vm/shell.sh")]
         return subprocess.run(words, env=_environment(), check=False).returncode
+    words += ["--exec", shlex.join(command)]
+    # Through a pipe for the same reason as in Machine: the output may be a file.
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as writer:
+        return subprocess.run(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=writer.stdin,
+            stderr=subprocess.STDOUT,
+            env=_environment(),
+            check=False,
+        ).returncode
 
 
 def _vng(kernel: Kernel, shape: Shape) -> list[str]:

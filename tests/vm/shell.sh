@@ -3,14 +3,14 @@
 # virtme-ng starts it as root's login shell inside the guest; it never runs outside of one.
 repository=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.." && pwd)
 cd "$repository" || exit
-export PATH="$repository/.venv/bin:$PATH:/usr/sbin:/sbin" XDG_CACHE_HOME=/tmp/cache SHELL=/bin/bash
+export PATH="$repository/.venv/bin:$PATH:/usr/sbin:/sbin" XDG_CACHE_HOME=/tmp/cache SHELL=/bin/bash PS1='numatrace:\w# '
 mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
 cat <<-HINTS
 
 	Linux $(uname -r) with NUMA nodes $(</sys/devices/system/node/online) and numatrace on the PATH. Try:
 	  numactl -H
-	  numactl --interleave=all numatrace maps -- python examples/workload.py
-	  numactl --interleave=all sleep 1000 &
+	  numactl --interleave=all numatrace maps -- python examples/workload.py --seconds 20
+	  sleep infinity | python examples/demo_interleave.py &
 	  numatrace maps -p \$!
 	  migratepages \$! 0,1 2,3; numatrace maps -p \$!
 	Nothing you do here changes the machine outside. Leave with exit or Ctrl-D. (An emulated machine is slow: give it time.)
