@@ -50,7 +50,7 @@ def _watch(pid: str, address: str, nodes: list[int]) -> bool:
     _say("numatrace attaches its hooks, reads the process once and counts on (in an emulated machine, half a minute):")
     _command(["numatrace", *command])
     program = str(Path(sys.executable).parent / "numatrace")
-    print("(only the line of the 64 MiB is shown here, of some eighty)", flush=True)
+    print("(It prints a line for every mapping; only that of the 64 MiB is shown here.)", flush=True)
     line = ""
     with subprocess.Popen([program, *command], stdout=subprocess.PIPE, text=True) as tracer:
         assert tracer.stdout is not None
