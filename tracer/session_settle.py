@@ -22,6 +22,7 @@ from tracer.kernel.memory import Glance, Layout, WalkedMemory
 from tracer.kernel.numa_maps import read_numa_maps
 from tracer.kernel.pagemap import Pagemap
 from tracer.kernel.procfs import TargetGone, read_maps, resident_pages
+from tracer.kernel.walk import Survey
 from tracer.model.policy import DEFAULT, Policy
 from tracer.model.snapshot import Details, Trust
 from tracer.model.spans import RESTLESS, SpanTable
@@ -30,11 +31,13 @@ from tracer.model.state import State
 __all__ = ["Settler"]
 
 Int64s = npt.NDArray[np.int64]
+Uint64s = npt.NDArray[np.uint64]
 NONE = np.empty(0, np.int64)
+REGION = 1 << 21
 
 EXEC_PATIENCE_S = 10.0
 SEED_BY_WALK_PAGES = 1 << 18  # 1 GiB: from here on the seed walks, and a sample is checked against pagemap
-SAMPLE = 64  # regions of such a sample
+SAMPLE = 16  # regions of such a sample, one page of each span
 AUDIT_CREDIT_S = 2.0  # CPU seconds of audits that may be saved up
 SETTLE_TRIES = 4  # reads of a region that keeps changing, within one refresh
 PROGRESS_STEP = 4096  # regions read between two calls of the progress function
@@ -61,6 +64,8 @@ class Settler:
         self._drift = 0
         self._saved: dict[int, Drained] = {}
         self._policy = DEFAULT
+        self._calm = b""
+        self._still: State
         self._forget_all()
 
     def _forget_all(self) -> None:
@@ -113,17 +118,29 @@ class Settler:
         self._regions_read = 0
         if self._waiting_for_exec:
             self._await_exec()
+        now = time.monotonic()
+        if self._calm and self._calm == self._token() and now - self._named < NAMES_AGE_S:
+            self._confirmed = now
+            return self._still
         glance = self._memory.glance()
         self._policy = glance.policy
         pending = self._unfinished()
-        if not self._idle(glance, pending):
+        token = self._token()
+        idle = self._idle(glance, pending)
+        if not idle:
             self._work_off(glance, pending)
+        self._calm = token if idle else b""
         now = time.monotonic()
         if not self._doubt():
             self._confirmed = now
         if self._layout is not None and (self._machinery.options.details or now - self._named > NAMES_AGE_S):
             self._layout, self._named = self._memory.renamed(self._layout), now
-        return self._state(self._policy)
+        self._still = self._state(self._policy)
+        return self._still
+
+    def _token(self) -> bytes:
+        """Everything that would have to change for anything to have changed: the hooks' counters and the glance."""
+        return self._hooks.token() + self._memory.token()
 
     def _idle(self, glance: Glance, pending: Int64s) -> bool:
         return (
@@ -178,7 +195,7 @@ class Settler:
         if glance.lists is None or glance.lists != self._lists:
             dirty = np.union1d(dirty, self._follow_vmas())
         if len(self._restless[0]):
-            dirty = np.union1d(dirty, self._memory.populated(*self._restless))
+            dirty = np.union1d(dirty, self._memory.survey(*self._restless).regions)
         if self._huge_doubt(glance):
             dirty = np.union1d(dirty, self._huge_regions())
         self._settle(dirty)
@@ -197,7 +214,7 @@ class Settler:
 
     # --- reading ---
 
-    def _settle(self, regions: Int64s) -> int:
+    def _settle(self, regions: Int64s, leaves: Uint64s | None = None) -> int:
         """Read regions and put their counts in place; regions that change while they are read stay dirty.
 
         Gives the sum of absolute differences in pages.
@@ -207,42 +224,59 @@ class Settler:
         for _ in range(SETTLE_TRIES):
             if not len(regions):
                 break
-            difference += self._read(regions)
+            difference += self._read(regions, leaves)
+            leaves = None
             regions = np.intersect1d(self._hooks.touched_now(self._target), regions)
         self._settling = len(regions)
         self._dirty = regions
         return difference
 
-    def _read(self, regions: Int64s, what: str = "") -> int:
+    def _read(self, regions: Int64s, leaves: Uint64s | None = None, what: str = "") -> int:
+        """Read regions (ascending, unique), with the huge page entries that a survey has just found for them."""
         difference = 0
         for at in range(0, len(regions), PROGRESS_STEP):
             part = regions[at : at + PROGRESS_STEP]
             spans = self._table.spans(part)
-            difference += self._table.replace(part, spans, self._memory.counts(spans))
+            found = None
+            if leaves is not None and leaves[at : at + PROGRESS_STEP].any():
+                of_span = leaves[at : at + PROGRESS_STEP][np.searchsorted(part, spans.region)]
+                found = np.where(spans.end - spans.start == REGION, of_span, np.uint64(0))
+            difference += self._table.replace(part, spans, self._memory.counts(spans, found))
             if what:
                 self._progress(what, at + len(part), len(regions))
         self._regions_read += len(regions)
         return difference
 
-    def _everything(self) -> Int64s:
+    def _everything(self) -> Survey:
+        """All regions that are populated or were."""
         v = self._table.vmas
-        return np.union1d(self._memory.populated(v.start, v.end), self._table.known_regions())
+        found = self._memory.survey(v.start, v.end)
+        regions = np.union1d(found.regions, np.union1d(self._table.known_regions(), self._dirty))
+        leaves = np.zeros(len(regions), np.uint64)
+        leaves[np.searchsorted(regions, found.regions)] = found.leaves
+        return Survey(regions, leaves)
 
     def _regions_in(self, start: int, end: int) -> Int64s:
-        found = self._memory.populated(np.array([start], np.int64), np.array([end], np.int64))
-        return np.union1d(found, self._table.known_regions(start, end))
+        found = self._memory.survey(np.array([start], np.int64), np.array([end], np.int64))
+        return np.union1d(found.regions, self._table.known_regions(start, end))
 
     def _huge_regions(self) -> Int64s:
         v = self._table.vmas
         at = v.huge > 0
         known = self._table.known_regions()
         inside = v.index_of(known << 21)
-        return np.union1d(self._memory.populated(v.start[at], v.end[at]), known[(inside >= 0) & (v.huge[inside] > 0)])
+        was_huge = known[(inside >= 0) & (v.huge[inside] > 0)]
+        return np.union1d(self._memory.survey(v.start[at], v.end[at]).regions, was_huge)
 
     # --- VMAs ---
 
     def _follow_vmas(self) -> Int64s:
         """Take the present VMA list; gives the regions that have to be read for it."""
+        torn, starts, ends = self._take_vmas()
+        return np.union1d(torn, self._memory.survey(starts, ends).regions) if len(starts) else torn
+
+    def _take_vmas(self) -> tuple[Int64s, Int64s, Int64s]:
+        """The answer of `SpanTable.remap` to the present VMA list: torn regions, starts and ends of new ranges."""
         before = self._memory.glance()
         layout = self._memory.layout()
         after = self._memory.glance()
@@ -253,14 +287,13 @@ class Settler:
                     f"the VMA list of process {self._pid} changes faster than it can be read",
                     "try again when the target is quieter",
                 )
-            return NONE
+            return NONE, NONE, NONE
         self._lists = after.lists if before.lists == after.lists else None
         self._named = time.monotonic()
         self._layout = layout
         restless = (layout.spans.special & RESTLESS) != 0
         self._restless = layout.spans.start[restless], layout.spans.end[restless]
-        torn, starts, ends = self._table.remap(layout.spans)
-        return np.union1d(torn, self._memory.populated(starts, ends)) if len(starts) else torn
+        return self._table.remap(layout.spans)
 
     # --- faults in flight ---
 
@@ -329,17 +362,16 @@ class Settler:
     def _seed(self) -> None:
         """Read everything once. With the hooks attached, what changes meanwhile is read again by the first refresh."""
         doubtful = self._hooks.unexplained(), self._hooks.lost()
-        self._follow_vmas()
-        v = self._table.vmas
-        regions = self._memory.populated(v.start, v.end)
+        self._take_vmas()
         by_walk = self._seed_by_walk()
         reader, self._memory.reader = self._memory.reader, "walk" if by_walk else "pagemap"
         try:
-            self._read(regions, "seed")
+            found = self._everything()
+            self._read(found.regions, found.leaves, "seed")
         finally:
             self._memory.reader = reader
         if by_walk:
-            self._check_sample(regions)
+            self._check_sample(found.regions)
         self._unexplained, self._lost = doubtful
         glance = self._memory.glance()
         self._rss_offset = glance.rss - self._counted() if glance.rss >= 0 else None
@@ -352,17 +384,22 @@ class Settler:
         return choice == "walk"
 
     def _check_sample(self, regions: Int64s) -> None:
-        """A random sample of what the walk has counted must be what pagemap says."""
-        chosen = np.sort(np.random.default_rng().choice(regions, min(SAMPLE, len(regions)), replace=False))
-        spans = self._table.spans(chosen)
-        walked, told = self._memory.counts(spans), self._memory.by_pagemap(spans)
-        quiet = ~np.isin(spans.region, self._hooks.touched_now(self._target))
-        off = int(np.abs(walked[quiet] - told[quiet]).sum())
-        if off and self._machinery.options.seed == "auto":
-            self._drift += off
+        """Random pages of what the walk has counted must be the pages that pagemap shows there."""
+        random = np.random.default_rng()
+        chosen = random.choice(regions, min(SAMPLE, len(regions)), replace=False)
+        spans = self._table.spans(np.sort(chosen))
+        plain = (spans.huge == 0) & (spans.special == 0)
+        pages = (spans.end - spans.start)[plain] >> 12
+        addresses = spans.start[plain] + (random.integers(0, 1 << 20, len(pages)) % np.maximum(pages, 1) << 12)
+        off = self._memory.differing_frames(addresses) if len(addresses) else np.zeros(0, bool)
+        off &= ~np.isin(addresses >> 21, self._hooks.touched_now(self._target))
+        if off.any() and self._machinery.options.seed == "auto":
+            self._drift += int(off.sum())
             self.reader = self._memory.reader = "pagemap"
-            self._machinery.notes.append(f"walk and pagemap differ by {off} pages in a sample; reading pagemap instead")
-            self._read(regions, "seed")
+            self._machinery.notes.append(
+                f"walk and pagemap differ in {off.sum()} of {len(off)} sampled pages; reading pagemap instead"
+            )
+            self._read(regions)
 
     def _audit(self, doubtful: tuple[int, int]) -> None:
         """Read everything again, if the CPU budget allows, because something changed that no event located."""
@@ -373,7 +410,8 @@ class Settler:
         if self._credit <= 0:
             return
         began = time.thread_time()
-        self._settle(np.union1d(self._everything(), self._dirty))
+        found = self._everything()
+        self._settle(found.regions, found.leaves)
         self._credit -= time.thread_time() - began
         self._unexplained, self._lost = doubtful
         glance = self._memory.glance()

@@ -171,6 +171,11 @@ class Hooks:
 
     # --- events ---
 
+    def token(self) -> bytes:
+        """All per-CPU counters and pending faults: while it stays the same, no event of a target has come in."""
+        token: bytes = self._cpus.tobytes()
+        return token
+
     def quiet(self) -> bool:
         """Nothing was written to the present epoch's log. Cheap: no system call."""
         return not self._cpus["used"][:, int(self._control[0]["epoch"]) & 1].any()

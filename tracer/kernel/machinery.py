@@ -110,6 +110,7 @@ class Machinery:
             return "pagemap"
         assert self.tables is not None
         try:
+            self.tables.set_huge_zero(self.frames.zero_pages.huge_pfn)
             check_walk(self.tables, self.frames)
         except NumatraceError as error:
             if self.options.reader == "walk":

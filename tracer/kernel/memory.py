@@ -7,7 +7,6 @@ always for everything.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,8 @@ from tracer.kernel import procfs
 from tracer.kernel.numa_maps import NumaLine, read_numa_maps
 from tracer.kernel.pagemap import Pagemap, PagemapReader, Span
 from tracer.kernel.procfs import MapsEntry
-from tracer.kernel.walk import PAGE, PageTables
+from tracer.kernel.selftest import differing_frames
+from tracer.kernel.walk import PAGE, PageTables, Survey
 from tracer.model.policy import DEFAULT, Mode, Policy
 from tracer.model.spans import RESTLESS, SPECIAL, Spans, VmaList
 from tracer.model.vma import Kind, Vma
@@ -29,7 +29,6 @@ VM_PFNMAP, VM_IO, VM_HUGETLB, VM_MIXEDMAP, VM_MERGEABLE = 0x400, 0x4000, 0x40000
 TRIES = 5  # looks at a VMA list that changes underneath, before it is left for the next refresh
 
 Int64s = npt.NDArray[np.int64]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +77,13 @@ def _vma(entry: MapsEntry, policy: Policy, huge: int) -> Vma:
     )
 
 
-def pagemap_counts(reader: PagemapReader, pagemap: Pagemap, spans: Spans, progress: Progress | None = None) -> Int64s:
+def pagemap_counts(reader: PagemapReader, pagemap: Pagemap, spans: Spans) -> Int64s:
     """Counts of spans from pagemap. Neighbouring plain spans of one VMA could be one, but the rows are wanted apart."""
     wanted = [
         Span(int(s), int(s) + int(h) if h else int(e), int(h), bool(x))
         for s, e, h, x in zip(spans.start, spans.end, spans.huge, spans.special, strict=True)
     ]
-    return reader.counts(pagemap, wanted, progress)
+    return reader.counts(pagemap, wanted)
 
 
 class WalkedMemory:
@@ -110,6 +109,11 @@ class WalkedMemory:
         policy = self._policy(int(g["policy_mode"]), int(g["policy_flags"]), g["policy_nodes"])
         rss = int(g["rss"]) if "TASK_RSS" in self.tables.constants and g["owner"] else -1
         return Glance(lists, policy, int(g["hugetlb_pages"]) if "MM_HUGETLB" in self.tables.constants else -1, rss)
+
+    def token(self) -> bytes:
+        """What a glance shows, raw: equal means that the VMA list, the policy and the totals are as they were."""
+        token: bytes = self.tables.look(self.mm).tobytes()
+        return token
 
     @staticmethod
     def _policy(mode: int, flags: int, words: npt.NDArray[np.uint64]) -> Policy:
@@ -182,13 +186,25 @@ class WalkedMemory:
         vmas = tuple(_vma(e, p, int(h)) for e, p, h in zip(self._entries, policies, huge, strict=True))
         return Layout(vmas, spans, own)
 
-    def populated(self, starts: Int64s, ends: Int64s) -> Int64s:
-        return self.tables.populated(self.pgd, starts, ends)
+    def survey(self, starts: Int64s, ends: Int64s) -> Survey:
+        """Regions with something mapped in the ranges (ascending, disjoint)."""
+        return self.tables.survey(self.pgd, starts, ends)
 
-    def counts(self, spans: Spans, progress: Progress | None = None) -> Int64s:
+    def counts(self, spans: Spans, leaves: npt.NDArray[np.uint64] | None = None) -> Int64s:
+        """Pages per node id as numa_maps counts them, int64 of shape (len(spans), nodes).
+
+        leaves: for each span the huge page entry that a survey has just found for its region, 0 where there is none.
+        """
         if self.reader != "walk":
-            return pagemap_counts(self._frames, self.pagemap, spans, progress)
-        found = self.tables.count(self.pgd, spans.start, (spans.end - spans.start) >> 12, spans.huge > 0)
+            return pagemap_counts(self._frames, self.pagemap, spans)
+        pages = (spans.end - spans.start) >> 12
+        if leaves is None or not leaves.any():
+            found = self.tables.count(self.pgd, spans.start, pages, spans.huge > 0)
+        else:
+            known = leaves != 0
+            found = np.empty((len(spans), self.tables.counted.dtype["bin"].shape[0]), np.int64)
+            found[known] = self.tables.count_leaves(leaves[known], np.where(spans.huge > 0, 1, pages)[known])
+            found[~known] = self.tables.count(self.pgd, spans.start[~known], pages[~known], spans.huge[~known] > 0)
         result = np.ascontiguousarray(found[:, : self._nodes])
         # Reserved pages look like any other in a page table, and a block with two nodes needs each page's own.
         doubtful = (spans.special != 0) | (found[:, self._nodes + 1] != 0)
@@ -198,9 +214,10 @@ class WalkedMemory:
             result[at] = pagemap_counts(self._frames, self.pagemap, part)
         return result
 
-    def by_pagemap(self, spans: Spans, progress: Progress | None = None) -> Int64s:
-        """The same counts from pagemap, whatever the reader is."""
-        return pagemap_counts(self._frames, self.pagemap, spans, progress)
+    def differing_frames(self, addresses: Int64s) -> npt.NDArray[np.bool_]:
+        """At which addresses the page tables and pagemap show different page frames."""
+        told = np.concatenate([self.pagemap.read(a, a + PAGE) for a in addresses.tolist()])
+        return differing_frames(self.tables, self.pgd, addresses, told)
 
 
 def _same_bounds(entries: list[MapsEntry], records: npt.NDArray[np.void]) -> bool:

@@ -13,11 +13,12 @@ import sys
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from tracer.kernel.pagemap import PM_PFN_MASK, PM_PRESENT, Pagemap, PagemapReader, Span
 from tracer.kernel.walk import PAGE, REGION, PageTables, WalkUnfit
 
-__all__ = ["check_walk"]
+__all__ = ["check_walk", "differing_frames"]
 
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
@@ -107,18 +108,25 @@ def _check(tables: PageTables, frames: PagemapReader, pagemap: Pagemap, pgd: int
         )
     entries = pagemap.read(sample.start, end)
     present = np.flatnonzero(entries & np.uint64(PM_PRESENT))[::5]
-    leaves = tables.entries(pgd, sample.start + present * PAGE)
-    frame = (_physical(leaves, tables.paging.address) >> np.uint64(12)) | np.where(
-        leaves & np.uint64(0x80), (sample.start // PAGE + present) & 511, 0
-    ).astype(np.uint64)
-    if not np.array_equal(frame, entries[present] & np.uint64(PM_PFN_MASK)):
+    if differing_frames(tables, pgd, sample.start + present * PAGE, entries[present]).any():
         raise WalkUnfit(f"the page-table walk fails its self-test on this kernel ({sample.kind}: other page frames)")
     return sample.pages
 
 
-def _physical(
-    leaves: np.ndarray[tuple[int, ...], np.dtype[np.uint64]], mask: int
-) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
+def differing_frames(
+    tables: PageTables, pgd: int, addresses: npt.NDArray[np.int64], told: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.bool_]:
+    """At which addresses the page tables and pagemap's entries (`told`) differ in the page frame they show."""
+    leaves = tables.entries(pgd, addresses)
+    mapped = (leaves & np.uint64(0x101)) != 0
+    inside = np.where(leaves & np.uint64(0x80), (addresses // PAGE) & 511, 0).astype(np.uint64)
+    frame = (_physical(leaves, tables.paging.address) >> np.uint64(12)) | inside
+    present = (told & np.uint64(PM_PRESENT)) != 0
+    same: npt.NDArray[np.bool_] = (mapped == present) & (~present | (frame == told & np.uint64(PM_PFN_MASK)))
+    return ~same
+
+
+def _physical(leaves: npt.NDArray[np.uint64], mask: int) -> npt.NDArray[np.uint64]:
     upright = np.where(leaves & np.uint64(1), leaves, ~leaves) & np.uint64(mask)
     large = (leaves & np.uint64(0x80)) != 0
     return np.where(large, upright & np.uint64(~(REGION - 1) & (1 << 64) - 1), upright)

@@ -13,6 +13,7 @@ import os
 import platform
 import threading
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +25,13 @@ from tracer.kernel.programs import Compilation, Programs
 from tracer.kernel.topology import Topology
 from tracer.model.spans import gather_ranges
 
-__all__ = ["GIB", "PAGE", "REGION", "PageTables", "Paging", "Prepared", "WalkUnfit"]
+__all__ = ["GIB", "PAGE", "REGION", "PageTables", "Paging", "Prepared", "Survey", "WalkUnfit"]
 
 PAGE = 4096
 REGION = 1 << 21
 GIB = 1 << 30
 ADDRESS_MASK = 0x000FFFFFFFFFF000  # PTE_PFN_MASK, arch/x86/include/asm/pgtable_types.h
+LEAF, SPECIAL = 0x80, 0x200  # bits of an entry, asm/pgtable_types.h
 PFN_BITS = (1 << 55) - 1  # Documentation/admin-guide/mm/pagemap.rst
 LARGEST_DIRECT_MAP = 64 << 40
 SYS_BPF, BPF_PROG_TEST_RUN = 321, 10
@@ -40,6 +42,14 @@ SOURCES = ("common.h", "entry.h", "nodes.h", "count.c", "tables.c", "calibrate.c
 
 class WalkUnfit(NumatraceError):
     """The walk cannot be used on this kernel; pagemap can."""
+
+
+class Survey(NamedTuple):
+    """Populated regions: their numbers (address >> 21), int64, ascending; and for each the huge page's entry, uint64,
+    where the region is one PMD-mapped huge page, or 0 where a page table (or a 1 GiB page) has to be looked at."""
+
+    regions: npt.NDArray[np.int64]
+    leaves: npt.NDArray[np.uint64]
 
 
 class Paging:
@@ -271,8 +281,8 @@ class PageTables:
         parts = [found["leaf"].copy() for _, found, _ in self.read(pgd, 0, addresses)]
         return np.concatenate(parts) if parts else np.empty(0, np.uint64)
 
-    def populated(self, pgd: int, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Region numbers (address >> 21), ascending, that have a page table or a huge page inside the ranges.
+    def survey(self, pgd: int, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> Survey:
+        """What is populated in ranges that are ascending and disjoint.
 
         Only upper tables are read: one per 512 GiB of the ranges, then one per GiB that exists. A 1 GiB page gives its
         first region only.
@@ -280,23 +290,46 @@ class PageTables:
         tops = _covering(starts, ends, 39)
         gibs: list[npt.NDArray[np.int64]] = []
         regions: list[npt.NDArray[np.int64]] = []
+        leaves: list[npt.NDArray[np.uint64]] = []
         for part, found, tables in self.read(pgd, 3, tops << 39):
             for i in np.flatnonzero(found["whole"]):
-                slots = np.flatnonzero(tables[i]).astype(np.int64)
+                slots = np.flatnonzero(tables[i])
                 number = (part[i] >> 30) + slots
-                leaf = (tables[i][slots] & np.uint64(0x80)) != 0
+                leaf = (tables[i][slots] & np.uint64(LEAF)) != 0
                 gibs.append(number[~leaf])
                 regions.append(number[leaf] << 9)
+                leaves.append(np.zeros(len(regions[-1]), np.uint64))
         wanted = _covering(starts, ends, 30)
         present = np.intersect1d(np.concatenate(gibs), wanted) if gibs else np.empty(0, np.int64)
         for part, found, tables in self.read(pgd, 2, present << 30):
             for i in np.flatnonzero(found["whole"]):
-                regions.append((part[i] >> 21) + np.flatnonzero(tables[i]).astype(np.int64))
+                slots = np.flatnonzero(tables[i])
+                entries = tables[i][slots]
+                regions.append((part[i] >> 21) + slots)
+                leaves.append(np.where(entries & np.uint64(LEAF), entries, np.uint64(0)))
         if not regions:
-            return np.empty(0, np.int64)
-        every = np.sort(np.concatenate(regions))
-        inside: npt.NDArray[np.int64] = every[_inside(every, starts >> 21, (ends + REGION - 1) >> 21)]
-        return inside
+            return Survey(np.empty(0, np.int64), np.empty(0, np.uint64))
+        every, entries = np.concatenate(regions), np.concatenate(leaves)
+        if (every[1:] < every[:-1]).any():
+            order = np.argsort(every)
+            every, entries = every[order], entries[order]
+        inside = _inside(every, starts >> 21, (ends + REGION - 1) >> 21)
+        return Survey(every[inside], entries[inside])
+
+    def count_leaves(self, leaves: npt.NDArray[np.uint64], pages: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Pages per bin of huge page entries that are at hand already; `pages` is what each of them counts for."""
+        upright = np.where(leaves & np.uint64(1), leaves, ~leaves)
+        block = (upright >> np.uint64(self.constants["BLOCK_SHIFT"])) & np.uint64(len(self.node_bins) - 1)
+        bins = self.node_bins[block]
+        frame = upright & np.uint64(self.paging.address & ~(REGION - 1))
+        counts = np.where((frame == self.request[0]["huge_zero"]) | (leaves & np.uint64(SPECIAL) != 0), 0, pages)
+        result = np.zeros((len(leaves), self.counted.dtype["bin"].shape[0]), np.int64)
+        result[np.arange(len(leaves)), bins // self.constants["BIN_STEP"]] = counts
+        return result
+
+    def set_huge_zero(self, pfn: int | None) -> None:
+        """The huge zero page, which counts nowhere; None when there is none."""
+        self.request[0]["huge_zero"] = (1 << 64) - 1 if pfn is None else pfn << 12
 
     # --- VMAs ---
 

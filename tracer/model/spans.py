@@ -141,21 +141,27 @@ class SpanTable:
             self.counts[old] = counts
             self._add(spans.start, difference)
             return int(np.abs(difference).sum())
-        before = _by_address(self.address[old], self.counts[old])
-        self._add(self.address[old], -self.counts[old])
-        self._add(spans.start[keep], counts[keep])
-        after = _by_address(spans.start[keep], counts[keep])
-        address = np.delete(self.address, old)
-        rows = np.delete(self.counts, old, axis=0)
-        at = np.searchsorted(address, spans.start[keep])
-        self.address = np.insert(address, at, spans.start[keep])
-        self.counts = np.insert(rows, at, counts[keep], axis=0)
-        return _distance(before, after, self._nodes)
+        taken, put, rows = self.address[old], spans.start[keep], counts[keep]
+        changed = _distance(taken, self.counts[old], put, rows)
+        self._add(taken, -self.counts[old])
+        self._add(put, rows)
+        address = np.delete(self.address, old) if len(old) else self.address
+        kept = np.delete(self.counts, old, axis=0) if len(old) else self.counts
+        at = np.searchsorted(address, put)
+        self.address = np.insert(address, at, put)
+        self.counts = np.insert(kept, at, rows, axis=0)
+        return changed
 
     def _add(self, addresses: Int64s, difference: Int64s) -> None:
+        """Add rows to the totals of their VMAs. Addresses are ascending, so the rows of a VMA are neighbours."""
         vma = self.vmas.index_of(addresses)
         inside = vma >= 0
-        np.add.at(self.totals, vma[inside], difference[inside])
+        if not inside.all():
+            vma, difference = vma[inside], difference[inside]
+        if not len(vma):
+            return
+        first = np.flatnonzero(np.concatenate(([True], vma[1:] != vma[:-1])))
+        self.totals[vma[first]] += np.add.reduceat(difference, first, axis=0)
 
     # --- a changed VMA list ---
 
@@ -208,10 +214,12 @@ def _same(old: VmaList, was: Int64s, new: VmaList, now: Int64s) -> npt.NDArray[n
     return same
 
 
-def _by_address(address: Int64s, counts: Int64s) -> dict[int, Int64s]:
-    return {int(a): row for a, row in zip(address, counts, strict=True)}
-
-
-def _distance(before: dict[int, Int64s], after: dict[int, Int64s], nodes: int) -> int:
-    none = np.zeros(nodes, np.int64)
-    return sum(int(np.abs(after.get(a, none) - before.get(a, none)).sum()) for a in before.keys() | after.keys())
+def _distance(addresses: Int64s, counts: Int64s, others: Int64s, other_counts: Int64s) -> int:
+    """Sum of absolute differences between two sets of rows; a row that one side lacks is zero there."""
+    if not len(addresses) or not len(others):
+        return int(counts.sum() + other_counts.sum())
+    order = np.argsort(np.concatenate((addresses, others)), kind="stable")
+    address = np.concatenate((addresses, others))[order]
+    signed = np.concatenate((-counts, other_counts))[order]
+    first = np.flatnonzero(np.concatenate(([True], address[1:] != address[:-1])))
+    return int(np.abs(np.add.reduceat(signed, first, axis=0)).sum())
