@@ -60,6 +60,8 @@ def _set(path: Path, value: str) -> Iterator[None]:
     except FileNotFoundError:
         yield
         return
+    with _LOCK.open("a") as journal:
+        journal.write(f"{path}\t{before}\n")
     path.write_text(value)
     try:
         yield
@@ -71,11 +73,18 @@ def _set(path: Path, value: str) -> Iterator[None]:
 def owned() -> Iterator[None]:
     """The settings of the machine belong to one run of the tests at a time; another one waits here for its turn.
 
-    Otherwise each would take the other's settings for those to put back.
+    Otherwise each would take the other's settings for those to put back. The file tells what they were: a run that was
+    killed put nothing back, and the next one does it here.
     """
-    with _LOCK.open("w") as file:
+    with _LOCK.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        for line in reversed(file.read().splitlines()):
+            path, _, before = line.partition("\t")
+            Path(path).write_text(before)
+        file.truncate(0)
         yield
+        file.truncate(0)
 
 
 @contextlib.contextmanager
