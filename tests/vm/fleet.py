@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import threading
@@ -111,7 +110,7 @@ class Fleet:
     def _run(self, name: str, kernel: Kernel) -> Report:
         shape = SHAPES[MACHINES[name][1]]
         results = _directory(name)
-        shutil.rmtree(results, ignore_errors=True)
+        _clear(results)
         start = time.monotonic()
         machine = self._start(kernel, shape, results)
         try:
@@ -130,6 +129,13 @@ class Fleet:
             machine = Machine(kernel, shape, command, results, SECONDS)
             self._running.add(machine)
             return machine
+
+
+def _clear(results: Path) -> None:
+    """Remove what an earlier run left, but not the compiled programs."""
+    for path in results.glob("*"):
+        if path.is_file():
+            path.unlink()
 
 
 def _directory(name: str) -> Path:
