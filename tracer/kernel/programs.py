@@ -164,7 +164,8 @@ class Compilation:
             try:
                 image = json.loads(output)
             except ValueError:
-                last = errors.decode(errors="replace").strip().splitlines()[-1:] or ["no output"]
+                status = self._process.returncode
+                last = errors.decode(errors="replace").strip().splitlines()[-1:] or [f"exit status {status}"]
                 image = {"error": f"the compiler process failed: {last[0]}", "log": ""}
             if "error" in image:
                 raise _compile_error(image)
