@@ -158,7 +158,8 @@ def _fork_hugetlb(w: World) -> Iterator[Step]:
 def _vfork(w: World) -> Iterator[Step]:
     w.map(0, _SMALL)
     w.ask("vfork", w.slot, 0, _SMALL)
-    yield Step("another process with this memory wrote", 64)
+    # Where threads keep part of the RSS to themselves (6.1), what another process has not handed in is a doubt.
+    yield Step("another process with this memory wrote", 64, audited="RSS of 6.1 is late")
 
 
 def _private_file(w: World) -> Iterator[Step]:
