@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from tracer.errors import NumatraceError
 from tracer.kernel.detail_walk import details_of_lines, read_details
-from tracer.kernel.hooks import Drained, Pending
+from tracer.kernel.hooks import Drained, Pending, merge
 from tracer.kernel.machinery import Machinery
 from tracer.kernel.memory import Glance, Layout, WalkedMemory
 from tracer.kernel.numa_maps import read_numa_maps
@@ -187,7 +187,7 @@ class Settler:
             self._seed()
             self._policy = self._memory.glance().policy
             return
-        mine = drained.get(self._target) or Drained(NONE)
+        mine = drained.get(self._target) or Drained(NONE, NONE.reshape(0, 1))
         ranges = [self._regions_in(start, end) for start, end in mine.ranges]
         touched = np.unique(np.concatenate([mine.regions, self._dirty, *ranges]))
         dirty = np.unique(np.concatenate([touched, self._again, pending]))
@@ -205,12 +205,12 @@ class Settler:
     def _drain(self) -> dict[int, Drained]:
         """What happened since the last time, with what `relieve` has taken meanwhile."""
         drained, self._saved = self._saved, {}
-        return _merge(drained, self._hooks.swap())
+        return merge(drained, self._hooks.swap())
 
     def relieve(self) -> None:
         """Between two refreshes: take the events away before a log is full."""
         if self._hooks.pressure() > 0.5:
-            self._saved = _merge(self._saved, self._hooks.swap())
+            self._saved = merge(self._saved, self._hooks.swap())
 
     # --- reading ---
 
@@ -439,16 +439,3 @@ class Settler:
         lines = {line.start: line for line in read_numa_maps(self._pid)}
         assert self._layout is not None
         return details_of_lines([lines[v.start] for v in self._layout.vmas])
-
-
-def _merge(first: dict[int, Drained], second: dict[int, Drained]) -> dict[int, Drained]:
-    for number, more in second.items():
-        have = first.get(number)
-        if have is None:
-            first[number] = more
-            continue
-        have.regions = np.union1d(have.regions, more.regions)
-        have.ranges += more.ranges
-        have.executed += more.executed
-        have.ended |= more.ended
-    return first

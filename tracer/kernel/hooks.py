@@ -21,7 +21,7 @@ from tracer.kernel.programs import ARRAY, ARRAY_OF_MAPS, BpfRefused, Compilation
 from tracer.kernel.topology import Topology
 from tracer.kernel.walk import PageTables, Paging, Prepared
 
-__all__ = ["Drained", "Hooks", "Pending", "PreparedHooks"]
+__all__ = ["Drained", "Hooks", "Pending", "PreparedHooks", "merge"]
 
 SOURCES = ("common.h", "entry.h", "nodes.h", "targets.h", "log.h", "faults.c", "rss.c", "migrate.c", "life.c")
 REQUIRED = (
@@ -58,10 +58,15 @@ class Pending:
 
 @dataclass(slots=True)
 class Drained:
-    """One epoch of one target: regions that were touched (numbers, unique), ranges [start, end) that a system call
-    changed, whether it executed another program (the new mm and target number) or its mm came to an end."""
+    """One epoch of one target.
+
+    regions: numbers of the regions that were touched, int64, ascending. faults: page faults in each of them whose page
+    was found, by the page's node id; int64, shape (len(regions), node ids). ranges: [start, end) that a system call
+    changed. executed: (mm, tgid) for each program that the target has executed. ended: its mm came to an end.
+    """
 
     regions: npt.NDArray[np.int64]
+    faults: npt.NDArray[np.int64]
     ranges: list[tuple[int, int]] = field(default_factory=list)
     executed: list[tuple[int, int]] = field(default_factory=list)
     ended: bool = False
@@ -75,8 +80,8 @@ class PreparedHooks:
         possible = Path("/sys/devices/system/cpu/possible").read_text().strip()
         self.cpus = int(possible.replace("-", ",").split(",")[-1]) + 1
         record_bytes = 32 + 4 * constants["BINS"]
-        log = min(16384, LOG_MEMORY // (2 * record_bytes * self.cpus))
-        self.log = max(256, 1 << (log.bit_length() - 1))
+        log = max(256, min(16384, LOG_MEMORY // (2 * record_bytes * self.cpus)))
+        self.log = 1 << (log.bit_length() - 1)
         constants |= {
             "CPUS": self.cpus,
             "LOG": self.log,
@@ -92,6 +97,7 @@ class Hooks:
 
     def __init__(self, prepared: PreparedHooks, tables: PageTables) -> None:
         self._log = prepared.log
+        self._nodes = tables.topology.nr_node_ids
         self._grace_maps: tuple[int, ...] = ()
         self._programs = Programs(prepared.compilation)
         try:
@@ -214,7 +220,7 @@ class Hooks:
             at = (int(cpu) * 2 + parity) * self._log
             parts.append(self._records[at : at + used].copy())
             self._cpus[cpu]["used"][parity] = 0
-        return _by_target(np.concatenate(parts)) if parts else {}
+        return _by_target(np.concatenate(parts), self._nodes) if parts else {}
 
     def touched_now(self, target: int) -> npt.NDArray[np.int64]:
         """Regions of a target that the present epoch's log holds so far; the log goes on being written."""
@@ -265,16 +271,45 @@ class Hooks:
         self._grace_maps = ()
 
 
-def _by_target(records: npt.NDArray[np.void]) -> dict[int, Drained]:
+def merge(first: dict[int, Drained], second: dict[int, Drained]) -> dict[int, Drained]:
+    """Two epochs that follow each other, as one. `first` is changed."""
+    for number, more in second.items():
+        have = first.get(number)
+        if have is None:
+            first[number] = more
+            continue
+        regions = np.concatenate((have.regions, more.regions))
+        have.regions, have.faults = _sum_by_region(regions, np.concatenate((have.faults, more.faults)))
+        have.ranges += more.ranges
+        have.executed += more.executed
+        have.ended |= more.ended
+    return first
+
+
+def _sum_by_region(
+    regions: npt.NDArray[np.int64], faults: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Unique regions and the sums of their rows."""
+    if not len(regions):
+        return regions, faults
+    order = np.argsort(regions, kind="stable")
+    regions, faults = regions[order], faults[order]
+    first = np.flatnonzero(np.concatenate(([True], regions[1:] != regions[:-1])))
+    return regions[first], np.add.reduceat(faults, first, axis=0)
+
+
+def _by_target(records: npt.NDArray[np.void], nodes: int) -> dict[int, Drained]:
     result: dict[int, Drained] = {}
     kinds = records["kind"]
     for number in np.unique(records["target"]):
         mine = records["target"] == number
-        regions = np.unique(records["key"][mine & (kinds == REGION_RECORD)].astype(np.int64))
+        touched = records[mine & (kinds == REGION_RECORD)]
+        regions, faults = _sum_by_region(touched["key"].astype(np.int64), touched["faults"][:, :nodes].astype(np.int64))
         ranges = records[mine & (kinds == RANGE_RECORD)]
         executed = records[mine & (kinds == EXEC_RECORD)]
         result[int(number)] = Drained(
             regions,
+            faults,
             sorted({(int(r["key"]), int(r["value"])) for r in ranges}),
             [(int(r["key"]), int(r["value"])) for r in executed],
             bool((mine & (kinds == EXIT_RECORD)).any()),
