@@ -5,29 +5,39 @@
  * but this tracepoint. A fault that is still unfinished when another one overtakes it on its CPU (it sleeps on a disk
  * or on userfaultfd) moves to the map `blocked`, keyed by thread, until user space has seen it finished.
  */
+#define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
 #define FAULT_WRITE 2 /* X86_PF_WRITE, arch/x86/include/asm/trap_pf.h */
 
-/* The leaf entry at an address; remembers the PMD entry's place, since one fault's neighbour is usually close. */
-static __always_inline u64 fault_entry(const struct paging *paging, struct cpu *cpu, u64 pgd, u64 address)
+/*
+ * The leaf entry at an address. One fault's neighbour is usually close, so the region's page table is remembered for an
+ * epoch. Should it be freed meanwhile (the region collapses into a huge page, or is unmapped), an entry is misjudged:
+ * the count of a fault may be wrong then, what is mapped is read at the refresh all the same.
+ */
+static __always_inline u64 fault_entry(const struct control *c, struct cpu *cpu, u64 pgd, u64 address)
 {
-	u64 region = address >> REGION_SHIFT, entry, table;
+	u64 region = address >> REGION_SHIFT, entry, upper;
 
-	if (cpu->middle_region != region || cpu->middle_pgd != pgd || !cpu->middle_entry) {
-		table = pud_table(paging, pgd, address);
+	if (cpu->table_region == region && cpu->table_pgd == pgd && cpu->table_epoch == c->epoch + 1)
+		return entry_at(cpu->table, address, PAGE_SHIFT);
+	cpu->table_epoch = 0;
+	if (!cpu->middle_entry || cpu->table_region >> 9 != region >> 9 || cpu->table_pgd != pgd) {
 		cpu->middle_entry = 0;
-		if (!table)
+		upper = pud_table(&c->paging, pgd, address);
+		if (!upper)
 			return 0;
-		entry = entry_at(table, address, 30);
+		entry = entry_at(upper, address, 30);
 		if (is_leaf(entry) || !(entry & ENTRY_PRESENT))
 			return entry;
-		cpu->middle_entry = table_at(paging, entry) + (region & (ENTRIES - 1)) * 8;
-		cpu->middle_region = region;
-		cpu->middle_pgd = pgd;
+		cpu->middle_entry = table_at(&c->paging, entry);
 	}
-	entry = read_u64(cpu->middle_entry);
+	cpu->table_region = region;
+	cpu->table_pgd = pgd;
+	entry = entry_at(cpu->middle_entry, address, REGION_SHIFT);
 	if (is_leaf(entry) || !(entry & ENTRY_PRESENT))
 		return entry;
-	return entry_at(table_at(paging, entry), address, PAGE_SHIFT);
+	cpu->table = table_at(&c->paging, entry);
+	cpu->table_epoch = c->epoch + 1;
+	return entry_at(cpu->table, address, PAGE_SHIFT);
 }
 
 /* The access that faulted would succeed now. */
@@ -39,7 +49,7 @@ static __always_inline bool satisfied(u64 entry, u32 write)
 static __always_inline void resolve(struct control *c, struct cpu *cpu, u32 number, u64 next_task)
 {
 	u32 zero = 0, epoch = c->epoch, index = cpu->pending_record, target = cpu->pending_target;
-	u64 entry = fault_entry(&c->paging, cpu, cpu->pending_pgd, cpu->pending_address);
+	u64 entry = fault_entry(c, cpu, cpu->pending_pgd, cpu->pending_address);
 	struct node_table *nodes = node_table.lookup(&zero);
 	struct record *record;
 
@@ -63,7 +73,7 @@ static __always_inline void resolve(struct control *c, struct cpu *cpu, u32 numb
 			.sequence = cpu->sequence,
 			.cpu = number,
 		};
-		u32 tid = cpu->pending_tid;
+		u32 tid = read_u32(cpu->pending_task + TASK_PID);
 
 		if (blocked.update(&tid, &it))
 			cpu->dropped++;
@@ -71,28 +81,48 @@ static __always_inline void resolve(struct control *c, struct cpu *cpu, u32 numb
 	}
 }
 
+/*
+ * The mm of the present task. A task keeps it until it executes another program, and a new task may take the place of
+ * one that is gone: both change the generation (life.c). Between such changes one look serves a run of faults. Tasks without an mm (kernel threads that borrow one) are asked each time.
+ */
+static __always_inline u64 mm_of_task(const struct control *c, struct cpu *cpu, u64 task)
+{
+	u64 mm;
+
+	if (cpu->last_task == task && cpu->generation == c->generation)
+		return cpu->last_mm;
+	mm = read_u64(task + TASK_MM);
+	cpu->last_task = mm && !(read_u32(task + TASK_FLAGS) & PF_KTHREAD) ? task : 0;
+	cpu->last_mm = mm;
+	cpu->generation = c->generation;
+	return mm;
+}
+
 static __always_inline int on_fault(struct bpf_raw_tracepoint_args *ctx, bool user)
 {
-	u64 task = bpf_get_current_task();
-	struct target *target = target_of(read_u64(task + TASK_MM));
-	struct control *c;
-	struct cpu *cpu;
+	u64 task = bpf_get_current_task(), address = ctx->args[0], region = address >> REGION_SHIFT;
+	struct control *c = get_control();
+	struct target *target;
 	struct record *record;
-	u64 address;
+	struct cpu *cpu;
 	u32 number, index;
 
-	if (!target)
-		return 0;
-	c = get_control();
 	cpu = this_cpu(&number);
-	if (!c || !cpu || !enter(cpu))
+	if (!c || !cpu)
 		return 0;
-	address = ctx->args[0];
+	target = target_of(mm_of_task(c, cpu, task));
+	if (!target || !enter(cpu))
+		return 0;
 	if (cpu->pending_open)
 		resolve(c, cpu, number, task);
 	cpu->pending_open = 0;
 	if (address >> 56 == 0) { /* not one of the kernel's own addresses */
-		record = touch(cpu, number, c->epoch, target->number, address >> REGION_SHIFT, &index);
+		index = cpu->pending_record;
+		if (cpu->pending_epoch == c->epoch + 1 && cpu->pending_target == target->number &&
+		    cpu->pending_address >> REGION_SHIFT == region)
+			record = records.lookup(&index);
+		else
+			record = touch(cpu, number, c->epoch, target->number, region, &index);
 		if (record)
 			record->touches++;
 		cpu->faults++;
@@ -100,7 +130,6 @@ static __always_inline int on_fault(struct bpf_raw_tracepoint_args *ctx, bool us
 		cpu->pending_address = address;
 		cpu->pending_pgd = target->pgd;
 		cpu->pending_task = task;
-		cpu->pending_tid = (u32)bpf_get_current_pid_tgid();
 		cpu->pending_frame = ctx->args[1];
 		cpu->pending_ip = user ? 0 : read_u64(ctx->args[1] + REGS_IP);
 		cpu->pending_write = ctx->args[2] & FAULT_WRITE;

@@ -13,7 +13,10 @@ int executed(struct bpf_raw_tracepoint_args *ctx)
 	u32 number, tgid;
 	bool traced = false;
 
-	if (!c || !c->active)
+	if (!c)
+		return 0;
+	__sync_fetch_and_add(&c->generation, 1); /* whoever it is, the task has another mm now */
+	if (!c->active)
 		return 0;
 	tgid = read_u32(task + TASK_TGID);
 	for (u32 i = 0; i < ACTIVE; i++) {
@@ -48,6 +51,16 @@ int executed(struct bpf_raw_tracepoint_args *ctx)
 		note(cpu, number, c->epoch, RECORD_EXEC, 0, mm, tgid);
 	}
 	leave(cpu);
+	return 0;
+}
+
+/* task:task_newtask(task, clone_flags): a task_struct may be one that a CPU remembers from a task that is gone. */
+int task_made(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct control *c = get_control();
+
+	if (c)
+		__sync_fetch_and_add(&c->generation, 1);
 	return 0;
 }
 

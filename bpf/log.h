@@ -48,11 +48,16 @@ struct cpu {
 	u32 pending_target;
 	u32 pending_record;
 	u32 pending_epoch; /* plus 1, as in struct remembered */
-	u32 pending_tid;
-	/* where the PMD entry of the region last looked up is */
+	u32 generation;    /* of the next two */
+	u64 last_task;     /* whose fault came last, of whatever process */
+	u64 last_mm;       /* its mm */
+	/* the page table of the region last looked up, and where its PMD entry is */
+	u64 table;
+	u64 table_region;
+	u64 table_pgd;
 	u64 middle_entry;
-	u64 middle_region;
-	u64 middle_pgd;
+	u32 table_epoch; /* plus 1: it is looked up again in each epoch */
+	u32 pad;
 	/* the range last noted */
 	u64 range_start;
 	u64 range_end;
@@ -67,7 +72,7 @@ struct cpu {
 	u64 unexplained; /* changes that nobody located */
 	u64 doubt_call;  /* of the last one: system call number, -1: none, and thread */
 	u64 doubt_tid;
-	u64 pad[3];      /* CPUs do not share cache lines */
+	u64 pad2[7];     /* CPUs do not share cache lines */
 };
 
 struct overtaken {

@@ -22,6 +22,8 @@ struct control {
 	u32 epoch;     /* even or odd chooses the log that is written to */
 	u32 blocked;   /* counts additions to the map of that name (log.h); a lost count costs one late look */
 	u32 next_number; /* number for an address space that an exec makes */
+	u32 generation;  /* changes with the table of targets: what a CPU remembers of a task is then void */
+	u32 pad;
 	u32 active;      /* how many of the following are in use */
 	u32 slots[ACTIVE]; /* slots in use, for the events that do not name an mm */
 };

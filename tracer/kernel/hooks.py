@@ -29,6 +29,7 @@ REQUIRED = (
     ("page_fault_kernel", "fault_kernel"),
     ("rss_stat", "rss_changed"),
     ("sched_process_exec", "executed"),
+    ("task_newtask", "task_made"),
     ("exit_mmap", "mm_ended"),
 )
 OPTIONAL = (
@@ -174,6 +175,7 @@ class Hooks:
         slots = np.flatnonzero(self._targets["mm"])[: len(control["slots"])]
         control["slots"][: len(slots)] = slots
         control["active"] = len(slots)
+        control["generation"] += 1
 
     # --- events ---
 

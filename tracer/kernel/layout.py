@@ -17,6 +17,7 @@ REQUIRED = {
     "TASK_STACK": "task_struct.stack",
     "TASK_PID": "task_struct.pid",
     "TASK_TGID": "task_struct.tgid",
+    "TASK_FLAGS": "task_struct.flags",
     "MM_PGD": "mm_struct.pgd",
     "MM_TREE": "mm_struct.mm_mt",
     "TREE_ROOT": "maple_tree.ma_root",
