@@ -37,10 +37,10 @@ REGION = 1 << 21
 
 EXEC_PATIENCE_S = 10.0
 SEED_BY_WALK_PAGES = 1 << 18  # 1 GiB: from here on the seed walks, and a sample is checked against pagemap
-SAMPLE = 16  # regions of such a sample, one page of each span
+SAMPLE = 8  # regions of such a sample, one page of each span
 AUDIT_CREDIT_S = 2.0  # CPU seconds of audits that may be saved up
 SETTLE_TRIES = 4  # reads of a region that keeps changing, within one refresh
-PROGRESS_STEP = 4096  # regions read between two calls of the progress function
+PROGRESS_STEP = 16384  # regions read between two calls of the progress function
 NAMES_AGE_S = 5.0  # how long a file may be renamed or unlinked before its new name shows
 PRESENT, WRITABLE = 1, 2
 
@@ -251,7 +251,10 @@ class Settler:
         """All regions that are populated or were."""
         v = self._table.vmas
         found = self._memory.survey(v.start, v.end)
-        regions = np.union1d(found.regions, np.union1d(self._table.known_regions(), self._dirty))
+        known = np.union1d(self._table.known_regions(), self._dirty)
+        if not len(known):
+            return found
+        regions = np.union1d(found.regions, known)
         leaves = np.zeros(len(regions), np.uint64)
         leaves[np.searchsorted(regions, found.regions)] = found.leaves
         return Survey(regions, leaves)

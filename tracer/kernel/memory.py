@@ -14,18 +14,20 @@ import numpy.typing as npt
 
 from tracer.kernel import procfs
 from tracer.kernel.numa_maps import NumaLine, read_numa_maps
+from tracer.kernel.pageflags import KPF_NOPAGE, KPF_RESERVED, has_flag, page_flags
 from tracer.kernel.pagemap import Pagemap, PagemapReader, Span
 from tracer.kernel.procfs import MapsEntry
 from tracer.kernel.selftest import differing_frames
 from tracer.kernel.walk import PAGE, PageTables, Survey
 from tracer.model.policy import DEFAULT, Mode, Policy
-from tracer.model.spans import RESTLESS, SPECIAL, Spans, VmaList
+from tracer.model.spans import RESTLESS, SPECIAL, Spans, VmaList, gather_ranges
 from tracer.model.vma import Kind, Vma
 
 __all__ = ["Glance", "Layout", "ProcMemory", "WalkedMemory"]
 
 # vm_flags, include/linux/mm.h
 VM_PFNMAP, VM_IO, VM_HUGETLB, VM_MIXEDMAP, VM_MERGEABLE = 0x400, 0x4000, 0x400000, 0x10000000, 0x80000000
+PRESENT, PROT_NONE = 0x1, 0x100  # bits of an entry, asm/pgtable_types.h
 TRIES = 5  # looks at a VMA list that changes underneath, before it is left for the next refresh
 
 Int64s = npt.NDArray[np.int64]
@@ -206,18 +208,42 @@ class WalkedMemory:
             found[known] = self.tables.count_leaves(leaves[known], np.where(spans.huge > 0, 1, pages)[known])
             found[~known] = self.tables.count(self.pgd, spans.start[~known], pages[~known], spans.huge[~known] > 0)
         result = np.ascontiguousarray(found[:, : self._nodes])
-        # Reserved pages look like any other in a page table, and a block with two nodes needs each page's own.
-        doubtful = (spans.special != 0) | (found[:, self._nodes + 1] != 0)
-        if doubtful.any():
-            at = np.flatnonzero(doubtful)
-            part = Spans(spans.start[at], spans.end[at], spans.huge[at], spans.special[at], spans.region[at])
-            result[at] = pagemap_counts(self._frames, self.pagemap, part)
+        # Reserved pages look like any other in a page table, and a block with two nodes needs each page's own. What
+        # the walk found empty is empty for pagemap as well.
+        odd = (spans.special != 0) & found.any(axis=1)
+        mixed = found[:, self._nodes + 1] != 0
+        if (odd & ~mixed).any():
+            at = np.flatnonzero(odd & ~mixed)
+            result[at] = self._page_by_page(_part(spans, at))
+        if mixed.any():
+            at = np.flatnonzero(mixed)
+            result[at] = pagemap_counts(self._frames, self.pagemap, _part(spans, at))
+        return result
+
+    def _page_by_page(self, spans: Spans) -> Int64s:
+        """Counts of spans that may hold reserved pages or device memory, which numa_maps leaves out."""
+        first = spans.start >> 12
+        pages = gather_ranges(first, spans.end >> 12)
+        row = np.repeat(np.arange(len(spans)), (spans.end >> 12) - first)
+        leaves = self.tables.entries(self.pgd, pages << 12)
+        mapped = (leaves & np.uint64(PRESENT | PROT_NONE)) != 0
+        leaves, row = leaves[mapped], row[mapped]
+        upright = np.where(leaves & np.uint64(PRESENT), leaves, ~leaves)
+        flags = page_flags((upright & np.uint64(self.tables.paging.address)) >> np.uint64(12))
+        keep = ~(has_flag(flags, KPF_RESERVED) | has_flag(flags, KPF_NOPAGE))
+        bins = self.tables.count_leaves(leaves[keep], np.ones(int(keep.sum()), np.int64))
+        result = np.zeros((len(spans), self._nodes), np.int64)
+        np.add.at(result, row[keep], bins[:, : self._nodes])
         return result
 
     def differing_frames(self, addresses: Int64s) -> npt.NDArray[np.bool_]:
         """At which addresses the page tables and pagemap show different page frames."""
         told = np.concatenate([self.pagemap.read(a, a + PAGE) for a in addresses.tolist()])
         return differing_frames(self.tables, self.pgd, addresses, told)
+
+
+def _part(spans: Spans, at: npt.NDArray[np.intp]) -> Spans:
+    return Spans(spans.start[at], spans.end[at], spans.huge[at], spans.special[at], spans.region[at])
 
 
 def _same_bounds(entries: list[MapsEntry], records: npt.NDArray[np.void]) -> bool:

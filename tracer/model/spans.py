@@ -132,10 +132,14 @@ class SpanTable:
 
         Gives the sum of absolute differences in pages. `spans` must be those of `self.spans(regions)`.
         """
+        keep = counts.any(axis=1)
+        if not len(self.address):
+            self.address, self.counts = spans.start[keep], counts[keep]
+            self._add(self.address, self.counts)
+            return int(self.counts.sum())
         regions = np.union1d(regions, spans.region) if len(spans) else regions
         low, high = regions << REGION_SHIFT, (regions + 1) << REGION_SHIFT
         old = gather_ranges(np.searchsorted(self.address, low), np.searchsorted(self.address, high))
-        keep = counts.any(axis=1)
         if len(old) == len(spans) and np.array_equal(self.address[old], spans.start):
             difference = counts - self.counts[old]
             self.counts[old] = counts
