@@ -1,4 +1,4 @@
-"""Keeps an empty BPF program on the page-fault tracepoint: says "attached", and ends at the end of its input."""
+"""Keeps an empty BPF program on the raw tracepoints named: says "attached", and ends at the end of its input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ SOURCE = Path(__file__).resolve().parent / "empty.bpf.c"
 def main() -> None:
     programs = Programs(Compilation([str(SOURCE)], {}))
     try:
-        programs.attach("page_fault_user", "empty")
+        for tracepoint in sys.argv[1:]:
+            programs.attach(tracepoint, "empty")
         print("attached", flush=True)
         sys.stdin.read()
     finally:

@@ -41,12 +41,20 @@ def check_installed() -> None:
         raise NumatraceError("the benchmarks attach tracers, which only root may do", "run them with sudo")
 
 
-@contextmanager
-def _empty(pid: int) -> Iterator[None]:
+def _empty(pid: int) -> AbstractContextManager[None]:
     """An empty BPF program on the tracepoint; like any raw tracepoint program it runs for every process."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.empty"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
+    return _empty_on("page_fault_user")
+
+
+def _empty_on_both(pid: int) -> AbstractContextManager[None]:
+    """The least that numatrace's two hooks can cost: a fault passes kmem:rss_stat as well, when it maps its page."""
+    return _empty_on("page_fault_user", "rss_stat")
+
+
+@contextmanager
+def _empty_on(*tracepoints: str) -> Iterator[None]:
+    command = [sys.executable, "-m", "benchmarks.empty", *tracepoints]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         if process.stdout.readline() != b"attached\n":
             raise NumatraceError("the empty BPF program could not be attached")
@@ -118,6 +126,7 @@ def _expect_seen(name: str, seen: int, faults: int) -> None:
 
 PEERS: dict[str, Attach] = {
     "an empty BPF program": _empty,
+    "empty ones on both tracepoints": _empty_on_both,
     "numatrace": _numatrace,
     "bpftrace counting": _bpftrace,
     "perf record": _perf,
