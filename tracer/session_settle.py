@@ -36,6 +36,7 @@ NONE = np.empty(0, np.int64)
 REGION = 1 << 21
 
 EXEC_PATIENCE_S = 10.0
+LIST_PATIENCE_S = 2.0  # how long the first VMA list of a target that maps and unmaps all the time is tried for
 SEED_BY_WALK_PAGES = 1 << 18  # 1 GiB: from here on the seed walks, and a sample is checked against pagemap
 SAMPLE = 8  # regions of such a sample, one page of each span
 AUDIT_CREDIT_S = 2.0  # CPU seconds of audits that may be saved up
@@ -80,6 +81,7 @@ class Settler:
         self._unexplained = 0
         self._lost = 0
         self._settling = 0
+        self._list_settling = False
         self._rss_offset: int | None = None
         self._confirmed = self._named = time.monotonic()
         self._regions_read = 0
@@ -119,21 +121,22 @@ class Settler:
         if self._waiting_for_exec:
             self._await_exec()
         now = time.monotonic()
-        if self._calm and self._calm == self._token() and now - self._named < NAMES_AGE_S:
+        fresh_names = self._machinery.options.details or now - self._named > NAMES_AGE_S
+        # Before anything else is looked at: what changes from here on makes the next token another one.
+        token = self._token()
+        if token == self._calm and not fresh_names:
             self._confirmed = now
             return self._still
         glance = self._memory.glance()
         self._policy = glance.policy
         pending = self._unfinished()
-        token = self._token()
         idle = self._idle(glance, pending)
         if not idle:
             self._work_off(glance, pending)
         self._calm = token if idle else b""
-        now = time.monotonic()
         if not self._doubt():
-            self._confirmed = now
-        if self._layout is not None and (self._machinery.options.details or now - self._named > NAMES_AGE_S):
+            self._confirmed = time.monotonic()
+        if self._layout is not None and fresh_names:
             self._layout, self._named = self._memory.renamed(self._layout), now
         self._still = self._state(self._policy)
         return self._still
@@ -239,8 +242,10 @@ class Settler:
             spans = self._table.spans(part)
             found = None
             if leaves is not None and leaves[at : at + PROGRESS_STEP].any():
-                of_span = leaves[at : at + PROGRESS_STEP][np.searchsorted(part, spans.region)]
-                found = np.where(spans.end - spans.start == REGION, of_span, np.uint64(0))
+                # The region of a 1 GiB page is its first one, which need not be among those asked for.
+                where = np.minimum(np.searchsorted(part, spans.region), len(part) - 1)
+                known = (part[where] == spans.region) & (spans.end - spans.start == REGION)
+                found = np.where(known, leaves[at : at + PROGRESS_STEP][where], np.uint64(0))
             difference += self._table.replace(part, spans, self._memory.counts(spans, found))
             if what:
                 self._progress(what, at + len(part), len(regions))
@@ -280,9 +285,14 @@ class Settler:
 
     def _take_vmas(self) -> tuple[Int64s, Int64s, Int64s]:
         """The answer of `SpanTable.remap` to the present VMA list: torn regions, starts and ends of new ranges."""
-        before = self._memory.glance()
-        layout = self._memory.layout()
-        after = self._memory.glance()
+        limit = time.monotonic() + LIST_PATIENCE_S
+        while True:
+            before = self._memory.glance()
+            layout = self._memory.layout()
+            after = self._memory.glance()
+            if layout is not None or self._layout is not None or time.monotonic() > limit:
+                break
+        self._list_settling = layout is None or before.lists != after.lists
         if layout is None:
             self._lists = None  # try again at the next refresh
             if self._layout is None:
@@ -425,7 +435,7 @@ class Settler:
     def _state(self, policy: Policy) -> State:
         assert self._layout is not None
         trust = Trust(
-            settling=self._settling,
+            settling=self._settling + self._list_settling,
             unexplained=self._hooks.unexplained() - self._unexplained,
             lost=self._hooks.lost(),
             drift=self._drift,
