@@ -18,7 +18,7 @@ __all__ = ["Details", "Refresh", "Snapshot", "Trust"]
 class Trust:
     """How far the counters can be believed. All zero (and a fresh `oldest_read_s`): they are exact.
 
-    settling: regions that were being changed while they were read and are shown as last read; the VMA list counts as one.
+    settling: regions that were being changed while they were read and are shown as last read; 1 more for the VMA list.
     unexplained: changes of the target's RSS that no event located and no audit has covered yet.
     lost: events that a full map or log dropped (every one of them also makes the target unexplained).
     drift: pages by which an audit found the counters wrong since the session began.
