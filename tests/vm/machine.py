@@ -90,6 +90,9 @@ SHAPES: dict[str, Shape] = {
         {"possible": "0-4", "online": "0,2-4", "has_memory": "0,2-4", "has_cpu": "0,2-3"},
         absent=frozenset({1}),
     ),
+    # So many that a list of every second one is longer than the 64 bytes which the kernel has for a policy, and that
+    # counts no longer fit a register.
+    "many": Shape(((1536, 0), *((48, None),) * 39), {"online": "0-39", "has_memory": "0-39", "has_cpu": "0"}),
 }
 
 
