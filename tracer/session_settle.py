@@ -178,6 +178,12 @@ class Settler:
         """
         return glance.rss >= 0 and self._rss_offset is not None and glance.rss - self._counted() != self._rss_offset
 
+    def _learn_rss_offset(self, before: int) -> None:
+        """After everything was read: what RSS holds beyond what we count, unless it was changing meanwhile."""
+        rss = self._memory.glance().rss
+        if rss >= 0 and rss == before and self._hooks.quiet() and not len(self._dirty):
+            self._rss_offset = rss - self._counted()
+
     def _counted(self) -> int:
         return int(self._table.totals[self._table.vmas.huge == 0].sum())
 
@@ -204,6 +210,8 @@ class Settler:
         self._settle(dirty)
         if doubtful != (self._unexplained, self._lost) or self._rss_doubt(self._memory.glance()):
             self._audit(doubtful)
+        elif self._rss_offset is None:
+            self._learn_rss_offset(glance.rss)
 
     def _drain(self) -> dict[int, Drained]:
         """What happened since the last time, with what `relieve` has taken meanwhile."""
@@ -375,6 +383,7 @@ class Settler:
     def _seed(self) -> None:
         """Read everything once. With the hooks attached, what changes meanwhile is read again by the first refresh."""
         doubtful = self._hooks.unexplained(), self._hooks.lost()
+        rss = self._memory.glance().rss
         self._take_vmas()
         by_walk = self._seed_by_walk()
         reader, self._memory.reader = self._memory.reader, "walk" if by_walk else "pagemap"
@@ -386,8 +395,7 @@ class Settler:
         if by_walk:
             self._check_sample(found.regions)
         self._unexplained, self._lost = doubtful
-        glance = self._memory.glance()
-        self._rss_offset = glance.rss - self._counted() if glance.rss >= 0 else None
+        self._learn_rss_offset(rss)
         self._confirmed = time.monotonic()
 
     def _seed_by_walk(self) -> bool:
@@ -423,12 +431,12 @@ class Settler:
         if self._credit <= 0:
             return
         began = time.thread_time()
+        rss = self._memory.glance().rss
         found = self._everything()
         self._settle(found.regions, found.leaves)
         self._credit -= time.thread_time() - began
         self._unexplained, self._lost = doubtful
-        glance = self._memory.glance()
-        self._rss_offset = glance.rss - self._counted() if glance.rss >= 0 else None
+        self._learn_rss_offset(rss)
 
     # --- results ---
 
