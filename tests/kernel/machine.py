@@ -144,7 +144,7 @@ def cached_files(directory: Path) -> Iterator[Path]:
         return
     image, mounted = directory / "image", directory / "disk"
     with image.open("wb") as file:
-        file.truncate(64 << 20)
+        file.truncate(256 << 20)
     mounted.mkdir()
     # Not every kernel loads these by itself, and not every kernel has them as modules: mount says if they are missing.
     subprocess.run(["modprobe", "--all", "--quiet", "loop", "ext4"], check=False)

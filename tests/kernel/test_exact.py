@@ -113,7 +113,9 @@ def test_exact_at_rest_after_refreshes_in_the_middle_of_changes(
             traced.target.receive(*words)
             if refreshes > 3:
                 break
-        row = check("churn", Step("at rest, after refreshes meanwhile"), world.pid, traced.session)
+        row = check(
+            "churn", Step("at rest, after refreshes meanwhile", audited="RSS of 6.1 is late"), world.pid, traced.session
+        )
     finally:
         world.clear()
     table.rows.append(row)

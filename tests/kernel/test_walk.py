@@ -110,9 +110,8 @@ def test_a_walk_that_fails_its_self_test_is_replaced_by_pagemap(monkeypatch: pyt
     with Target() as target, Session(target.pid) as session:
         snapshot = session.refresh()
         assert (snapshot.hooks, snapshot.reader) == ("tracepoint", "pagemap")
-        assert len(session.notes) == 1
-        assert "self-test" in session.notes[0]
-        assert "pagemap" in session.notes[0]
+        (said,) = (note for note in session.notes if "self-test" in note)
+        assert "pagemap" in said
     with pytest.raises(WalkUnfit):
         Machinery(Options(reader="walk"), [])
 

@@ -59,6 +59,7 @@ class World:
         self.directory = directory
         self.slot = next(World._slots)
         self.watch_child = watch_child
+        self._files: list[Path] = []
 
     @property
     def pid(self) -> int:
@@ -103,6 +104,7 @@ class World:
     def open(self, size: int, name: bytes = b"", flags: int = os.O_RDWR) -> Path:
         """Create a file and let the target open it. Its pages are in the page cache, clean, as after a read."""
         path = self.directory / (os.fsdecode(name) if name else f"file-{self.slot}")
+        self._files.append(path)
         with path.open("wb") as file:
             file.write(b"x" * size)
             file.flush()
@@ -177,6 +179,8 @@ class World:
             self.ask("reap")
         with contextlib.suppress(CommandFailed):  # an operation without a file
             self.ask("close", self.slot)
+        for path in self._files:
+            path.unlink(missing_ok=True)
 
 
 Operation = Callable[[World], Iterator[Step]]
