@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tracer.model.policy import format_nodes
+
 PAGE = Path(__file__).resolve().parents[1] / "docs/accuracy.md"
 BEGIN, END = "<!-- table: begin (from make test) -->", "<!-- table: end -->"
 READERS = ("walk", "pagemap")
@@ -28,7 +30,7 @@ def cell(rows: list[dict[str, Any]]) -> str:
 
 def table(documents: list[dict[str, Any]]) -> list[str]:
     """Markdown lines."""
-    columns = [f"{document['kernel']}, {len(document['nodes'])} nodes" for document in documents]
+    columns = [f"{document['kernel'].split('-')[0]}, nodes {format_nodes(document['nodes'])}" for document in documents]
     cells: dict[tuple[str, str], list[str]] = {}
     compared = off = 0
     for at, document in enumerate(documents):
