@@ -344,7 +344,9 @@ class Settler:
             if self._gone(0.002):
                 raise TargetGone(f"process {self._pid} exited before it executed its program")
             if time.monotonic() > limit:
-                raise NumatraceError(f"process {self._pid} does not execute its program")
+                raise NumatraceError(
+                    f"process {self._pid} does not execute its program", "start it by itself and use `-p PID`"
+                )
         self._waiting_for_exec = False
         self._seed()
 
@@ -360,7 +362,9 @@ class Settler:
             executed = self._executed(self._drain()) or executed
             self._reopen()
             if self._gone(0.002) or time.monotonic() > limit:
-                raise TargetGone(f"process {self._pid} executes one program after the other")
+                raise TargetGone(
+                    f"process {self._pid} executes one program after the other", "trace the last one by its PID"
+                )
         number, mm = executed
         self._hooks.remove(self._target)
         self._hooks.adopt()

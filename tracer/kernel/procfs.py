@@ -42,6 +42,11 @@ _STAT_STATE, _STAT_FLAGS, _STAT_START = 0, 6, 19  # fields after the name, proc(
 class TargetGone(NumatraceError):
     """The target has exited, or has replaced its address space by execve."""
 
+    def __init__(
+        self, message: str, hint: str = "to watch a program to its end, start it with: numatrace maps -- CMD"
+    ) -> None:
+        super().__init__(message, hint)
+
 
 @dataclass(frozen=True, slots=True)
 class MapsEntry:

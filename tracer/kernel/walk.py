@@ -43,6 +43,9 @@ SOURCES = ("common.h", "entry.h", "nodes.h", "count.c", "tables.c", "calibrate.c
 class WalkUnfit(NumatraceError):
     """The walk cannot be used on this kernel; pagemap can."""
 
+    def __init__(self, message: str, hint: str = "use `--reader pagemap`") -> None:
+        super().__init__(message, hint)
+
 
 class Survey(NamedTuple):
     """Populated regions: their numbers (address >> 21), int64, ascending; and for each the huge page's entry, uint64,
