@@ -20,7 +20,8 @@ static __always_inline u64 fault_entry(const struct control *c, struct cpu *cpu,
 	if (cpu->table_region == region && cpu->table_pgd == pgd && cpu->table_epoch == c->epoch + 1)
 		return entry_at(cpu->table, address, PAGE_SHIFT);
 	cpu->table_epoch = 0;
-	if (!cpu->middle_entry || cpu->table_region >> 9 != region >> 9 || cpu->table_pgd != pgd) {
+	if (!cpu->middle_entry || cpu->table_region >> 9 != region >> 9 || cpu->table_pgd != pgd ||
+	    cpu->middle_epoch != c->epoch + 1) {
 		cpu->middle_entry = 0;
 		upper = pud_table(&c->paging, pgd, address);
 		if (!upper)
@@ -29,6 +30,7 @@ static __always_inline u64 fault_entry(const struct control *c, struct cpu *cpu,
 		if (is_leaf(entry) || !(entry & ENTRY_PRESENT))
 			return entry;
 		cpu->middle_entry = table_at(&c->paging, entry);
+		cpu->middle_epoch = c->epoch + 1;
 	}
 	cpu->table_region = region;
 	cpu->table_pgd = pgd;

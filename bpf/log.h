@@ -12,9 +12,9 @@
 #pragma once
 
 enum record_kind {
-	RECORD_REGION = 1, /* key: region number; pages per bin */
+	RECORD_REGION = 1, /* key: region number; faults per bin */
 	RECORD_RANGE = 2,  /* key: first address, value: end */
-	RECORD_EXEC = 3,   /* key: new mm, value: number of the new target */
+	RECORD_EXEC = 3,   /* key: new mm, value: tgid; target: the new number */
 	RECORD_EXIT = 4,   /* key: mm */
 };
 
@@ -56,8 +56,8 @@ struct cpu {
 	u64 table_region;
 	u64 table_pgd;
 	u64 middle_entry;
-	u32 table_epoch; /* plus 1: it is looked up again in each epoch */
-	u32 pad;
+	u32 table_epoch;  /* plus 1: both are looked up again in each epoch */
+	u32 middle_epoch;
 	/* the range last noted */
 	u64 range_start;
 	u64 range_end;

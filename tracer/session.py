@@ -10,7 +10,7 @@ import os
 import select
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -21,7 +21,7 @@ from tracer.errors import NumatraceError
 from tracer.kernel import procfs
 from tracer.kernel.machinery import Machinery, Options
 from tracer.kernel.procfs import TargetGone
-from tracer.model.policy import F_NUMA_BALANCING, Spelling
+from tracer.model.policy import DEFAULT, F_NUMA_BALANCING, Policy, Spelling
 from tracer.model.snapshot import Refresh, Snapshot
 from tracer.model.vma import Vma
 from tracer.session_poll import Poller
@@ -37,7 +37,7 @@ class _Printed:
     """The VMAs as last printed, and what they were made of."""
 
     source: tuple[Vma, ...]
-    task: object
+    task: Policy
     vmas: tuple[Vma, ...]
 
 
@@ -164,17 +164,13 @@ class Session:
             raise TargetGone(f"process {self.pid} has exited")
 
     def _vmas(
-        self, source: tuple[Vma, ...], own: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], task: object
+        self, source: tuple[Vma, ...], own: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], task: Policy
     ) -> tuple[Vma, ...]:
         """The VMAs with the policy in force: numa_maps shows the task's where a VMA has none (show_numa_map)."""
         kept = self._printed
         if kept is None or kept.source is not source or kept.task != task:
-            from dataclasses import replace
-
-            from tracer.model.policy import DEFAULT, Policy
-
             vmas = source
-            if isinstance(task, Policy) and task != DEFAULT:
+            if task != DEFAULT:
                 vmas = tuple(v if o else replace(v, policy=task) for v, o in zip(source, own, strict=True))
             kept = self._printed = _Printed(source, task, vmas)
             if self._spelling is None and any(v.policy.flags & F_NUMA_BALANCING for v in vmas):

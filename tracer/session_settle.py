@@ -225,26 +225,20 @@ class Settler:
 
     # --- reading ---
 
-    def _settle(self, regions: Int64s, leaves: Uint64s | None = None) -> int:
-        """Read regions and put their counts in place; regions that change while they are read stay dirty.
-
-        Gives the sum of absolute differences in pages.
-        """
-        difference = 0
+    def _settle(self, regions: Int64s, leaves: Uint64s | None = None) -> None:
+        """Read regions and put their counts in place; regions that change while they are read stay dirty."""
         self._dirty = NONE
         for _ in range(SETTLE_TRIES):
             if not len(regions):
                 break
-            difference += self._read(regions, leaves)
+            self._read(regions, leaves)
             leaves = None
             regions = np.intersect1d(self._hooks.touched_now(self._target), regions)
         self._settling = len(regions)
         self._dirty = regions
-        return difference
 
-    def _read(self, regions: Int64s, leaves: Uint64s | None = None, what: str = "") -> int:
+    def _read(self, regions: Int64s, leaves: Uint64s | None = None, what: str = "") -> None:
         """Read regions (ascending, unique), with the huge page entries that a survey has just found for them."""
-        difference = 0
         for at in range(0, len(regions), PROGRESS_STEP):
             part = regions[at : at + PROGRESS_STEP]
             spans = self._table.spans(part)
@@ -254,11 +248,10 @@ class Settler:
                 where = np.minimum(np.searchsorted(part, spans.region), len(part) - 1)
                 known = (part[where] == spans.region) & (spans.end - spans.start == REGION)
                 found = np.where(known, leaves[at : at + PROGRESS_STEP][where], np.uint64(0))
-            difference += self._table.replace(part, spans, self._memory.counts(spans, found))
+            self._table.replace(part, spans, self._memory.counts(spans, found))
             if what:
                 self._progress(what, at + len(part), len(regions))
         self._regions_read += len(regions)
-        return difference
 
     def _everything(self) -> Survey:
         """All regions that are populated or were."""

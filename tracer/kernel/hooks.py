@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -200,10 +201,6 @@ class Hooks:
         """Events lost since the start: full logs, full maps, programs interrupted by others."""
         return int(self._cpus["dropped"].sum() + self._cpus["missed"].sum())
 
-    def faults(self) -> int:
-        """Page faults of targets since the start."""
-        return int(self._cpus["faults"].sum())
-
     def grace(self) -> None:
         """Wait until every program that is running now has ended and every spinlock held now was released."""
         outer, inner = self._grace_maps
@@ -216,24 +213,23 @@ class Hooks:
         control["epoch"] = old + 1 & 0x7FFFFFFF
         self.grace()
         parity = old & 1
-        parts = []
-        for cpu in np.flatnonzero(self._cpus["used"][:, parity]):
-            used = int(self._cpus[cpu]["used"][parity])
-            at = (int(cpu) * 2 + parity) * self._log
-            parts.append(self._records[at : at + used].copy())
-            self._cpus[cpu]["used"][parity] = 0
+        parts = list(self._written(parity))
+        self._cpus["used"][:, parity] = 0
         return _by_target(np.concatenate(parts), self._nodes) if parts else {}
 
     def touched_now(self, target: int) -> npt.NDArray[np.int64]:
         """Regions of a target that the present epoch's log holds so far; the log goes on being written."""
-        parity = int(self._control[0]["epoch"]) & 1
-        parts = []
-        for cpu in np.flatnonzero(self._cpus["used"][:, parity]):
-            used = int(self._cpus[cpu]["used"][parity])
-            at = (int(cpu) * 2 + parity) * self._log
-            part = self._records[at : at + used]
-            parts.append(part["key"][(part["kind"] == REGION_RECORD) & (part["target"] == target)].astype(np.int64))
+        parts = [
+            part["key"][(part["kind"] == REGION_RECORD) & (part["target"] == target)].astype(np.int64)
+            for part in self._written(int(self._control[0]["epoch"]) & 1)
+        ]
         return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
+
+    def _written(self, parity: int) -> Iterator[npt.NDArray[np.void]]:
+        """Each CPU's records in one of the two logs, as far as they are written; they can be overwritten later."""
+        for cpu in np.flatnonzero(self._cpus["used"][:, parity]).tolist():
+            at = (cpu * 2 + parity) * self._log
+            yield self._records[at : at + int(self._cpus[cpu]["used"][parity])]
 
     def pending(self, target: int) -> list[Pending]:
         """Faults of a target that may not have been mapped yet: the last one of each CPU, and the blocked ones."""
