@@ -48,9 +48,7 @@ struct cpu {
 	u32 pending_target;
 	u32 pending_record;
 	u32 pending_epoch; /* plus 1, as in struct remembered */
-	u32 generation;    /* of the next two */
-	u64 last_task;     /* whose fault came last, of whatever process */
-	u64 last_mm;       /* its mm */
+	u32 pad;
 	/* the page table of the region last looked up, and where its PMD entry is */
 	u64 table;
 	u64 table_region;
@@ -72,7 +70,12 @@ struct cpu {
 	u64 unexplained; /* changes that nobody located */
 	u64 doubt_call;  /* of the last one: system call number, -1: none, and thread */
 	u64 doubt_tid;
-	u64 pad2[7];     /* CPUs do not share cache lines */
+	/* from here on not a target's alone, so not part of what tells whether anything happened (Hooks.token) */
+	u64 last_task;   /* whose fault came last, of whatever process */
+	u64 last_mm;     /* its mm */
+	u32 generation;  /* of these two */
+	u32 pad2;
+	u64 pad3[6];     /* CPUs do not share cache lines */
 };
 
 struct overtaken {

@@ -182,7 +182,10 @@ class Hooks:
 
     def token(self) -> bytes:
         """All per-CPU counters and pending faults: while it stays the same, no event of a target has come in."""
-        token: bytes = self._cpus.tobytes()
+        fields = self._cpus.dtype.fields
+        assert fields is not None
+        raw = self._cpus.view(np.uint8).reshape(len(self._cpus), -1)
+        token: bytes = raw[:, : fields["last_task"][1]].tobytes()
         return token
 
     def quiet(self) -> bool:
