@@ -8,6 +8,7 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
+from tracer.model.events import Faults, Flows
 from tracer.model.policy import Spelling
 from tracer.model.vma import Vma
 
@@ -65,6 +66,8 @@ class Snapshot:
     vmas: in address order. node_ids: ids of the nodes with memory, ascending, possibly with holes.
     pages: int64, shape (len(vmas), len(node_ids)): pages of VMA i on node node_ids[j]; hugetlb counts huge pages.
     spelling: how the kernel that was traced spells policies, so that text can equal its numa_maps.
+    namespace_pid: the PID inside the process's own PID namespace (a container); `pid` where it is the same.
+    flows, faults: what happened since the last snapshot of this target; None unless it was asked for.
     """
 
     time: datetime
@@ -79,3 +82,6 @@ class Snapshot:
     pages: npt.NDArray[np.int64]
     details: Details | None = None
     spelling: Spelling = Spelling.NAMED
+    namespace_pid: int = 0
+    flows: Flows | None = None
+    faults: Faults | None = None
