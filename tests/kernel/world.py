@@ -146,6 +146,32 @@ class World:
         """set_mempolicy(2). A mode that the kernel does not know is EINVAL."""
         self.ask("policy", mode, mask, lacking=(errno.EINVAL,))
 
+    def pin(self, cpu: int, child: bool = False) -> None:
+        """Confine the target's main thread, or the forked child, to a CPU: its commands are carried out there."""
+        self.ask(*_for_child(child), "pin", cpu)
+
+    def pinned(self, offset: int, length: int, cpu: int, child: bool = False) -> int:
+        """A thread on that CPU writes each page and then waits until `join`; its thread id."""
+        return int(self.ask(*_for_child(child), "pinned", self.slot, offset, length, cpu))
+
+    def pinned_read(self, offset: int, length: int, cpu: int, child: bool = False) -> int:
+        """The same, reading."""
+        return int(self.ask(*_for_child(child), "pinnedread", self.slot, offset, length, cpu))
+
+    def join(self, child: bool = False) -> int:
+        """End the threads of `pinned` and `pinned_read`; how many there were."""
+        return int(self.ask(*_for_child(child), "join"))
+
+    def fight(
+        self, offset: int, length: int, cpus: tuple[int, int], seconds: int, turn_ms: int = 2500
+    ) -> tuple[int, int]:
+        """Two threads on two CPUs write all pages over and over, in turns; returns when both have ended.
+
+        turn_ms: 0 to let both at the pages at once. Returns how often each has written them all.
+        """
+        first, second = self.ask("fight", self.slot, offset, length, *cpus, seconds, turn_ms).split()
+        return int(first), int(second)
+
     def where(self, offset: int, length: int) -> dict[int, int]:
         """Node -> pages by move_pages(2), which the target asks itself: a second opinion from the kernel."""
         pairs = (pair.partition("=") for pair in self.ask("where", self.slot, offset, length).split())
@@ -173,6 +199,8 @@ class World:
 
     def clear(self) -> None:
         """Leave nothing of the operation behind in the target."""
+        self.join()
+        self.ask("unpin")
         self.ask("policy", _NO_POLICY, 0)
         self.unmap(0, _SLOT_BYTES)
         if self.target.child_pid is not None:
@@ -181,6 +209,10 @@ class World:
             self.ask("close", self.slot)
         for path in self._files:
             path.unlink(missing_ok=True)
+
+
+def _for_child(child: bool) -> tuple[str, ...]:
+    return ("child",) if child else ()
 
 
 Operation = Callable[[World], Iterator[Step]]

@@ -15,6 +15,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdint.h>
@@ -24,6 +25,7 @@
 #include <sys/shm.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define PAGE 4096UL
@@ -62,6 +64,7 @@ static unsigned long counts[MAX_NODES + 1];
 
 static char **arguments_of_main;
 static int child_pid, child_in = -1, child_out = -1;
+static cpu_set_t processors; // that the process may use, as it was started
 
 static int serve(void);
 
@@ -414,6 +417,22 @@ static int do_stack(const struct call *c)
     return 0;
 }
 
+static int write_pages(char *start, unsigned long bytes)
+{
+    for (unsigned long at = 0; at < bytes; at += PAGE)
+        ((volatile char *)start)[at] = 1;
+    return 0;
+}
+
+static int read_pages(char *start, unsigned long bytes)
+{
+    char seen = 0;
+
+    for (unsigned long at = 0; at < bytes; at += PAGE)
+        seen |= ((volatile char *)start)[at];
+    return seen;
+}
+
 struct part {
     char *start;
     unsigned long bytes;
@@ -428,8 +447,7 @@ static void *touch_part(void *argument)
     CPU_ZERO(&set);
     CPU_SET(part->processor, &set);
     sched_setaffinity(0, sizeof set, &set);
-    for (unsigned long at = 0; at < part->bytes; at += PAGE)
-        ((volatile char *)part->start)[at] = 1;
+    write_pages(part->start, part->bytes);
     return NULL;
 }
 
@@ -466,6 +484,190 @@ static int do_threads(const struct call *c)
     for (unsigned long i = 0; i < started; i++)
         pthread_join(thread[i], NULL);
     return -failed;
+}
+
+// A kernel that changes the word meanwhile, or a signal, is no reason to go on: callers look at the word again.
+static void futex_wait(int *word, int while_it_is)
+{
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, while_it_is, NULL, NULL, 0);
+}
+
+static void set_word(int *word, int value)
+{
+    __atomic_store_n(word, value, __ATOMIC_SEQ_CST);
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+}
+
+static int word_is(int *word, int value)
+{
+    return __atomic_load_n(word, __ATOMIC_SEQ_CST) == value;
+}
+
+// Confined to its CPU before its first instruction, so that all its page faults are taken there.
+static int start_on(unsigned long processor, pthread_t *thread, void *(*run)(void *), void *argument)
+{
+    pthread_attr_t attributes;
+    cpu_set_t set;
+    int failed;
+
+    if (processor >= CPU_SETSIZE)
+        return -EINVAL;
+    CPU_ZERO(&set);
+    CPU_SET(processor, &set);
+    pthread_attr_init(&attributes);
+    pthread_attr_setaffinity_np(&attributes, sizeof set, &set);
+    failed = pthread_create(thread, &attributes, run, argument);
+    pthread_attr_destroy(&attributes);
+    return -failed;
+}
+
+// A thread that has touched its pages, and now waits until it may end.
+struct pinned {
+    pthread_t thread;
+    const struct call *call;
+    int (*touch)(char *start, unsigned long bytes);
+    int tid, touched;
+};
+
+static struct pinned pinned[MAX_THREADS];
+static int pinned_threads, pinned_may_end;
+
+static void *touch_and_wait(void *argument)
+{
+    struct pinned *self = argument;
+
+    self->tid = syscall(SYS_gettid);
+    self->touch(place(self->call), self->call->number[2]);
+    futex_wait(&pinned_may_end, 1); // returns at once; what it needs of the stack is touched before the answer
+    set_word(&self->touched, 1);
+    while (!word_is(&pinned_may_end, 1))
+        futex_wait(&pinned_may_end, 0);
+    return NULL;
+}
+
+static int start_pinned(const struct call *c, int (*touch)(char *start, unsigned long bytes))
+{
+    struct pinned *next = &pinned[pinned_threads];
+    int failed;
+
+    if (pinned_threads == MAX_THREADS)
+        return -E2BIG;
+    *next = (struct pinned){.call = c, .touch = touch};
+    pinned_may_end = 0;
+    failed = start_on(c->number[3], &next->thread, touch_and_wait, next);
+    if (failed)
+        return failed;
+    pinned_threads++;
+    while (!word_is(&next->touched, 1))
+        futex_wait(&next->touched, 0);
+    append_number(&answer, next->tid);
+    return 0;
+}
+
+static int do_pinned(const struct call *c)
+{
+    return start_pinned(c, write_pages);
+}
+
+static int do_pinnedread(const struct call *c)
+{
+    return start_pinned(c, read_pages);
+}
+
+static int do_join(const struct call *c)
+{
+    (void)c;
+    set_word(&pinned_may_end, 1);
+    append_number(&answer, pinned_threads);
+    while (pinned_threads)
+        pthread_join(pinned[--pinned_threads].thread, NULL);
+    return 0;
+}
+
+static int do_pin(const struct call *c)
+{
+    cpu_set_t set;
+
+    if (c->number[0] >= CPU_SETSIZE)
+        return -EINVAL;
+    CPU_ZERO(&set);
+    CPU_SET(c->number[0], &set);
+    return outcome(sched_setaffinity(0, sizeof set, &set));
+}
+
+static int do_unpin(const struct call *c)
+{
+    (void)c;
+    return outcome(sched_setaffinity(0, sizeof processors, &processors));
+}
+
+// Two threads that want the same pages near them. NUMA balancing moves a page after two faults from one node in a
+// row, so they take turns, each long enough to be scanned twice; the other one sleeps. Without turns both go at once.
+struct contest {
+    const struct call *call;
+    unsigned long end, turn_ms;
+    int turn;
+};
+
+struct fighter {
+    struct contest *contest;
+    int number;
+    unsigned long passes;
+};
+
+static unsigned long milliseconds(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000UL + now.tv_nsec / 1000000;
+}
+
+static int goes_on(const struct contest *contest)
+{
+    return milliseconds() < __atomic_load_n(&contest->end, __ATOMIC_SEQ_CST);
+}
+
+static void *fight(void *argument)
+{
+    struct fighter *self = argument;
+    struct contest *contest = self->contest;
+    const struct call *c = contest->call;
+
+    while (goes_on(contest)) {
+        unsigned long turn_end = milliseconds() + contest->turn_ms;
+
+        if (contest->turn_ms && !word_is(&contest->turn, self->number)) {
+            futex_wait(&contest->turn, !self->number);
+            continue;
+        }
+        for (; goes_on(contest) && (!contest->turn_ms || milliseconds() < turn_end); self->passes++)
+            write_pages(place(c), c->number[2]);
+        set_word(&contest->turn, !self->number);
+    }
+    set_word(&contest->turn, !self->number);
+    return NULL;
+}
+
+static int do_fight(const struct call *c)
+{
+    struct contest contest = {.call = c, .end = milliseconds() + c->number[5] * 1000, .turn_ms = c->number[6]};
+    struct fighter fighter[2] = {{&contest, 0, 0}, {&contest, 1, 0}};
+    pthread_t thread[2];
+    int started = 0, failed = 0;
+
+    for (; started < 2 && !failed; started += !failed)
+        failed = start_on(c->number[3 + started], &thread[started], fight, &fighter[started]);
+    if (failed) {
+        __atomic_store_n(&contest.end, 0, __ATOMIC_SEQ_CST);
+        set_word(&contest.turn, 0);
+    }
+    for (int i = 0; i < started; i++) {
+        pthread_join(thread[i], NULL);
+        append_number(&answer, fighter[i].passes);
+        append(&answer, " ");
+    }
+    return failed;
 }
 
 // Another process that shares this memory: it touches, and ends while the parent waits for it.
@@ -572,6 +774,12 @@ static const struct {
     {"brk", 1, do_brk},           // [-]bytes
     {"stack", 1, do_stack},       // bytes below the present frame
     {"threads", 4, do_threads},   // slot offset length threads
+    {"pinned", 4, do_pinned},     // slot offset length processor; answers the id of the thread, which waits
+    {"pinnedread", 4, do_pinnedread}, // the same, reading
+    {"join", 0, do_join},         // ends those threads; answers how many
+    {"pin", 1, do_pin},           // processor; for the main thread
+    {"unpin", 0, do_unpin},
+    {"fight", 7, do_fight},       // slot offset length processor processor seconds milliseconds-a-turn; answers passes
     {"vfork", 3, do_vfork},       // slot offset length
     {"fork", 0, do_fork},         // answers the child's pid
     {"reap", 0, do_reap},         // ends the child
@@ -619,6 +827,7 @@ static int serve(void)
 {
     answer.length = 0;
     child_pid = 0;
+    pinned_threads = 0; // a fork takes none of them along
     append(&answer, "ready ");
     append_number(&answer, getpid());
     while (!send_line(1, &answer) && !receive_line(0, &command)) {
@@ -666,6 +875,7 @@ int main(int argc, char **argv)
     memset(node_list, 1, sizeof node_list);
     memset(status_list, 1, sizeof status_list);
     memset(counts, 1, sizeof counts);
+    sched_getaffinity(0, sizeof processors, &processors);
     if (map_ballast() < 0)
         return 1;
     return serve();
