@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
+from tracer.model.events import Faults, Flows
 from tracer.model.policy import DEFAULT, MODE_FLAGS, Mode, Policy, Spelling
+from tracer.model.sample import Sample
 from tracer.model.snapshot import Details, Refresh, Snapshot, Trust
 from tracer.model.vma import Kind, Vma
 
@@ -56,6 +59,9 @@ def snapshot(
     comm: bytes = b"target",
     spelling: Spelling = Spelling.NAMED,
     pid: int = 42,
+    namespace_pid: int = 0,
+    flows: Flows | None = None,
+    faults: Faults | None = None,
 ) -> Snapshot:
     """pages: one row per VMA, one column per node."""
     counts = np.array(pages, dtype=np.int64).reshape(len(vmas), len(node_ids))
@@ -72,7 +78,44 @@ def snapshot(
         pages=counts,
         details=details,
         spelling=spelling,
+        namespace_pid=namespace_pid,
+        flows=flows,
+        faults=faults,
     )
+
+
+def sample(*shots: Snapshot, **fields: Any) -> Sample:
+    """Of these targets; other fields as in `Sample`. The nodes are those of the first one, or 0 and 1."""
+    node_ids = shots[0].node_ids if shots else (0, 1)
+    return Sample(**{"time": TIME, "node_ids": node_ids, "snapshots": shots, **fields})
+
+
+REASONS = ("compaction", "syscall", "numa_misplaced")
+
+
+def flows(rows: Sequence[Sequence[int]] = ()) -> Flows:
+    """One row each: row of the VMA, source, destination, index into REASONS, pages, failed."""
+    return Flows(REASONS, *np.array(rows, dtype=np.int64).reshape(len(rows), 6).T)
+
+
+def faults(rows: Sequence[Sequence[int]] = ()) -> Faults:
+    """One row each: row of the VMA, node of the CPU, node of the page, kind, thread, count."""
+    return Faults(*np.array(rows, dtype=np.int64).reshape(len(rows), 6).T)
+
+
+def undocumented(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> set[str]:
+    """Keys of an object, and of objects in it, that the JSON schema (part of `root`) has no word about."""
+    if "$ref" in schema:
+        schema = root["$defs"][schema["$ref"].removeprefix("#/$defs/")]
+    found: set[str] = set()
+    if isinstance(value, list):
+        for item in value:
+            found |= undocumented(item, schema["items"], root)
+    elif isinstance(value, dict) and "properties" in schema:
+        found |= value.keys() - schema["properties"].keys()
+        for key in value.keys() & schema["properties"].keys():
+            found |= undocumented(value[key], schema["properties"][key], root)
+    return found
 
 
 node_sets = st.sets(st.integers(0, 1023), max_size=40).map(lambda ids: tuple(sorted(ids)))
