@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tracer.render
-from tests.unit.snapshots import details, snapshot, snapshots, vma
+from tests.unit.snapshots import details, sample, snapshot, snapshots, undocumented, vma
 from tracer.model.policy import F_NUMA_BALANCING, Mode, Policy, Spelling
 from tracer.model.snapshot import Snapshot, Trust
 from tracer.model.vma import Kind
-from tracer.render import jsonl, numa_maps, original, trust
+from tracer.render import jsonl, numa_maps, original, targets, trust
 from tracer.render.paths import numa_maps_path, text_name
 from tracer.render.terminal import printable
 
@@ -162,15 +162,19 @@ def test_json_has_the_documented_keys() -> None:
         [vma(0x400000, 2, Policy(Mode.BIND, 0, (0, 1)), Kind.FILE, b"/bin/a b")],
         [(1, 0)],
         trust=Trust(1, 2, 3, 4, 0.5),
+        namespace_pid=7,
     )
-    assert json.loads(jsonl.line(shot)) == {
+    assert json.loads(jsonl.line(shot, untraced=5)) == {
         "time": "2025-03-01T12:00:00.250000Z",
         "pid": 42,
+        "ns_pid": 7,
         "comm": "target",
         "hooks": "tracepoint",
         "reader": "walk",
         "trust": {"settling": 1, "unexplained": 2, "lost": 3, "drift": 4, "oldest_read_s": 0.5},
         "refresh": {"regions_read": 3, "cpu_ns": 1_234_567},
+        "totals": {"0": 1, "1": 0},
+        "untraced": 5,
         "vmas": [
             {
                 "start": "400000",
@@ -205,29 +209,26 @@ def test_json_names_that_are_not_text() -> None:
     assert placement["comm"] == "\\xff\n\x1b"
 
 
-def _undocumented(value: Any, schema: dict[str, Any]) -> set[str]:
-    """Keys of an object, and of objects in it, that the schema has no word about."""
-    schema = SCHEMA["$defs"]["vma"] if schema.get("$ref") == "#/$defs/vma" else schema
-    found: set[str] = set()
-    if isinstance(value, list):
-        for item in value:
-            found |= _undocumented(item, schema["items"])
-    elif isinstance(value, dict) and "properties" in schema:
-        found |= value.keys() - schema["properties"].keys()
-        for key in value.keys() & schema["properties"].keys():
-            found |= _undocumented(value[key], schema["properties"][key])
-    return found
-
-
 @given(snapshots())
 def test_json_keeps_to_its_schema(shot: Snapshot) -> None:
     line = jsonl.line(shot)
     assert "\n" not in line
     placement = json.loads(line)
     jsonschema.Draft202012Validator(SCHEMA).validate(placement)
-    assert not _undocumented(placement, SCHEMA)
+    assert not undocumented(placement, SCHEMA["$defs"]["process"], SCHEMA)
     for entry, area in zip(placement["vmas"], shot.vmas, strict=True):
         assert bytes.fromhex(entry["name_hex"]) if "name_hex" in entry else entry["name"].encode() == area.path
+
+
+@given(st.lists(snapshots(), max_size=4), st.integers(0, 2**40))
+def test_json_of_all_targets_keeps_to_its_schema(shots: list[Snapshot], untraced: int) -> None:
+    node_ids = shots[0].node_ids if shots else (0, 2)
+    same = tuple(shot for shot in shots if shot.node_ids == node_ids)
+    session = json.loads(jsonl.session_line(sample(*same, node_ids=node_ids, untraced=untraced, ended=same)))
+    jsonschema.Draft202012Validator(SCHEMA).validate(session)
+    assert not undocumented(session, SCHEMA["$defs"]["session"], SCHEMA)
+    for index, node in enumerate(node_ids):
+        assert session["totals"][str(node)] == sum(int(shot.pages[:, index].sum()) for shot in same)
 
 
 def test_schema_is_a_schema_and_refuses_what_it_should() -> None:
@@ -238,15 +239,22 @@ def test_schema_is_a_schema_and_refuses_what_it_should() -> None:
     assert validator.is_valid({**good, "flows": []}), "verbs may add keys"
     for key in ("time", "pid", "hooks", "reader", "trust", "vmas"):
         assert not validator.is_valid({name: value for name, value in good.items() if name != key})
+    assert not validator.is_valid({**good, "ns_pid": 0})
+    assert not validator.is_valid({**good, "untraced": -1})
+    assert not validator.is_valid({**good, "totals": {"N0": 1}})
     assert not validator.is_valid({**good, "time": "yesterday"})
     assert not validator.is_valid({**good, "vmas": [{**good["vmas"][0], "nodes": {"N0": 1}}]})
     assert not validator.is_valid({**good, "vmas": [{**good["vmas"][0], "start": "0x1000"}]})
+    session = json.loads(jsonl.session_line(sample(untraced=1)))
+    assert validator.is_valid(session)
+    for key in ("time", "targets", "totals", "untraced", "ended"):
+        assert not validator.is_valid({name: value for name, value in session.items() if name != key})
 
 
 def test_trust_line() -> None:
-    shot = snapshot(trust=Trust(1, 2, 3, 4, 0.25), comm=b"my app")
+    shot = snapshot(trust=Trust(1, 2, 3, 4, 0.25), comm=b"my app", namespace_pid=7)
     assert trust.line(shot) == (
-        r"# 2025-03-01T12:00:00.250Z pid=42 comm=my\040app hooks=tracepoint reader=walk"
+        r"# 2025-03-01T12:00:00.250Z pid=42 ns_pid=7 comm=my\040app hooks=tracepoint reader=walk"
         " settling=1 unexplained=2 lost=3 drift=4 oldest_read=0.250s regions=3 cpu=1.235ms"
     )
 
@@ -255,7 +263,23 @@ def test_trust_line() -> None:
 def test_trust_line_stays_one_line_of_fields(comm: bytes) -> None:
     line = trust.line(snapshot(comm=comm))
     assert line.isprintable()
-    assert len(line.split(" ")) == 13
+    assert len(line.split(" ")) == 14
+
+
+@given(st.binary(max_size=15), st.integers(0, 50))
+def test_header_of_a_target_is_one_line(comm: bytes, namespace_pid: int) -> None:
+    line = targets.header(snapshot(comm=comm, namespace_pid=namespace_pid))
+    assert line.isprintable()
+    known = namespace_pid in (0, 42)
+    assert line.startswith("# PID 42 " if known else f"# PID 42 ({namespace_pid} in its namespace) ")
+
+
+def test_totals_say_who_is_missing() -> None:
+    shots = [snapshot([vma()], [(1, 2)]), snapshot([vma()], [(3, 4)])]
+    assert list(targets.totals(sample(*shots, untraced=1))) == [
+        "# total of 2 targets N0=4 N1=6 (a page that several map counts in each)",
+        "# untraced: 1 process is missing, for lack of room in the table of targets",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""A snapshot as one line of JSON; the keys are described in `placement.schema.json` beside this file.
+"""A snapshot as one line of JSON, and all targets of a session as another; the keys are described in
+`placement.schema.json` beside this file.
 
 The line is ASCII: everything else is escaped as JSON escapes it, so it is safe on a terminal and in any locale.
 File names are bytes to Linux and text to JSON. `name` is the name as /proc/PID/maps shows it, read as UTF-8, where a
@@ -9,38 +10,56 @@ such a byte, `name_hex` gives all bytes exactly, in hexadecimal.
 from __future__ import annotations
 
 import json
-from datetime import UTC
 from typing import Any
 
+from tracer.model.sample import Sample
 from tracer.model.snapshot import Snapshot
-from tracer.render.paths import text_name
+from tracer.render.paths import name_fields, text_name
+from tracer.render.timestamp import timestamp
+from tracer.render.trust import trust_fields
 
-__all__ = ["line"]
+__all__ = ["line", "session_line"]
 
 _DETAILS = ("anon", "dirty", "mapmax", "swapcache", "active", "writeback")
 
 
-def line(snapshot: Snapshot) -> str:
-    """The snapshot on one line, without the newline. With details if it has them."""
-    return json.dumps(_placement(snapshot), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+def line(snapshot: Snapshot, untraced: int = 0) -> str:
+    """The snapshot on one line, without the newline. With details if it has them. untraced: as in `Sample`."""
+    return _dump(_placement(snapshot) | {"untraced": untraced})
+
+
+def session_line(sample: Sample) -> str:
+    """What concerns all targets of a session with several, on one line, without the newline."""
+    return _dump(
+        {
+            "time": timestamp(sample.time),
+            "targets": len(sample.snapshots),
+            "totals": _by_node(sample.node_ids, sample.totals.tolist()),
+            "untraced": sample.untraced,
+            "ended": [snapshot.pid for snapshot in sample.ended],
+        }
+    )
+
+
+def _dump(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+
+
+def _by_node(node_ids: tuple[int, ...], pages: list[int]) -> dict[str, int]:
+    return {str(node): count for node, count in zip(node_ids, pages, strict=True)}
 
 
 def _placement(snapshot: Snapshot) -> dict[str, Any]:
-    trust = snapshot.trust
     return {
-        "time": snapshot.time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "time": timestamp(snapshot.time),
         "pid": snapshot.pid,
+        "ns_pid": snapshot.namespace_pid or snapshot.pid,
         "comm": text_name(snapshot.comm),
         "hooks": snapshot.hooks,
         "reader": snapshot.reader,
-        "trust": {
-            "settling": trust.settling,
-            "unexplained": trust.unexplained,
-            "lost": trust.lost,
-            "drift": trust.drift,
-            "oldest_read_s": round(trust.oldest_read_s, 6),
-        },
+        "trust": trust_fields(snapshot.trust),
         "refresh": {"regions_read": snapshot.refresh.regions_read, "cpu_ns": snapshot.refresh.cpu_ns},
+        "totals": _by_node(snapshot.node_ids, snapshot.pages.sum(axis=0).tolist()),
         "vmas": _vmas(snapshot),
     }
 
@@ -57,22 +76,12 @@ def _vmas(snapshot: Snapshot) -> list[dict[str, Any]]:
             "end": f"{vma.end:x}",
             "policy": vma.policy.text(snapshot.spelling),
             "kind": vma.kind.name.lower(),
-            "name": text_name(vma.path),
+            **name_fields(vma.path),
             "pages": sum(row),
             "nodes": {node: count for node, count in zip(nodes, row, strict=True) if count},
             "page_kb": vma.page_kb,
             "huge": vma.hugetlb,
         }
-        if not _is_utf8(vma.path):
-            entry["name_hex"] = vma.path.hex()
         entry.update({key: column[index] for key, column in columns.items()})
         vmas.append(entry)
     return vmas
-
-
-def _is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -7,7 +7,7 @@ original name cannot always be told; from maps to numa_maps there is one answer.
 
 from __future__ import annotations
 
-__all__ = ["numa_maps_path", "text_name"]
+__all__ = ["name_fields", "numa_maps_path", "text_name"]
 
 _ESCAPES = ((b"\t", rb"\011"), (b" ", rb"\040"), (b"=", rb"\075"))
 
@@ -31,3 +31,13 @@ def numa_maps_path(maps_path: bytes) -> bytes:
 def text_name(maps_path: bytes) -> str:
     """The name as text: UTF-8, with a byte that is not part of any UTF-8 character as `\\xNN`."""
     return maps_path.decode("utf-8", "backslashreplace")
+
+
+def name_fields(maps_path: bytes) -> dict[str, str]:
+    """The keys of JSON for a name: `name` as text, and where that is not exact `name_hex` with all bytes."""
+    fields = {"name": text_name(maps_path)}
+    try:
+        maps_path.decode("utf-8")
+    except UnicodeDecodeError:
+        fields["name_hex"] = maps_path.hex()
+    return fields

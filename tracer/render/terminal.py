@@ -7,7 +7,7 @@ direction, so that a name shows as another.
 
 from __future__ import annotations
 
-__all__ = ["printable"]
+__all__ = ["printable", "word"]
 
 
 def _octal(raw: bytes) -> str:
@@ -28,3 +28,8 @@ def printable(raw: bytes) -> str:
         character if character.isprintable() else _octal(character.encode("utf-8", "surrogateescape"))
         for character in text
     )
+
+
+def word(raw: bytes) -> str:
+    """The same as one word, for a field among others: a blank is `\\040`."""
+    return printable(raw).replace(" ", r"\040")
