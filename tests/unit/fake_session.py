@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
-from tests.unit.snapshots import snapshot, vma
+from tests.unit.snapshots import sample, snapshot, vma
 from tracer.kernel.procfs import TargetGone
+from tracer.model.sample import Sample
+from tracer.model.selection import Selection
 from tracer.model.snapshot import Snapshot
 from tracer.model.vma import Kind
 
@@ -27,9 +29,14 @@ class Options:
     reader: str = "auto"
     seed: str = "auto"
     details: bool = False
+    audit_cpu: float = 0.05
+    flows: bool = False
+    faults: bool = False
+    threads: bool = False
 
 
-Step = Snapshot | BaseException | Callable[[], Snapshot]
+Step = Sample | Snapshot | BaseException | Callable[[], Sample | Snapshot]
+"""A snapshot stands for the sample of just that."""
 
 
 @dataclass
@@ -51,9 +58,13 @@ def session_module(script: Script) -> ModuleType:
 
     class Session:
         def __init__(
-            self, pid: int, options: Options, progress: Callable[[str, int, int], None], expect_exec: bool = False
+            self,
+            selection: Selection,
+            options: Options,
+            progress: Callable[[str, int, int], None],
+            expect_exec: bool = False,
         ) -> None:
-            script.events.append(("open", pid, options, expect_exec))
+            script.events.append(("open", selection, options, expect_exec))
             self.notes = script.notes
             self._progress = progress
             self._taken = 0
@@ -68,13 +79,14 @@ def session_module(script: Script) -> ModuleType:
         ) -> None:
             script.events.append("close")
 
-        def refresh(self) -> Snapshot:
+        def refresh(self) -> Sample:
             step = script.steps[min(self._taken, len(script.steps) - 1)]
             self._taken += 1
             script.events.append("refresh")
             if isinstance(step, BaseException):
                 raise step
-            return step if isinstance(step, Snapshot) else step()
+            given = step() if callable(step) else step
+            return sample(given) if isinstance(given, Snapshot) else given
 
         def wait(self, seconds: float) -> bool:
             script.events.append(("wait", seconds))

@@ -17,15 +17,17 @@ import pytest
 
 import tracer.render
 from tests.unit.fake_session import Options, Script, script_with, session_module
-from tests.unit.snapshots import details, snapshot, vma
+from tests.unit.snapshots import details, sample, snapshot, vma
 from tracer import __version__
-from tracer.cli import options, watch
+from tracer.cli import interrupts, options
 from tracer.cli.main import VERBS, build_parser, main
 from tracer.cli.options import Target
 from tracer.cli.progress import Progress
 from tracer.cli.watch import Pace, Watch
 from tracer.errors import NumatraceError
 from tracer.kernel.procfs import TargetGone
+from tracer.model.sample import Sample
+from tracer.model.selection import Selection
 from tracer.model.vma import Kind
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +35,7 @@ SHOT = snapshot([vma(kind=Kind.HEAP)], [(3, 4)], details=details([(7, 7, 1, 0, 7
 LINE = "7f0000000000 default heap N0=3 N1=4 kernelpagesize_kB=4\n"
 FULL_LINE = "7f0000000000 default heap anon=7 dirty=7 N0=3 N1=4 kernelpagesize_kB=4\n"
 LINE_2005 = "7f0000000000 default MaxRef=1 Pages=7 Mapped=7 Anon=7 N0=3 N1=4\n"
+PLACEMENT = json.loads((Path(tracer.render.__file__).parent / "placement.schema.json").read_text())
 GONE = TargetGone("process 42 is gone", "choose one that runs")
 
 Capture = pytest.CaptureFixture[str]
@@ -61,7 +64,14 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
         ("maps", ["nothing to watch", "-p PID", "-- CMD"]),
         ("maps --", ["no command after --"]),
         ("maps -p 1 -- true", ["both -p and a command"]),
-        ("maps -p 1 -p 2", ["more than once"]),
+        ("maps --cgroup x -- true", ["both --cgroup and a command"]),
+        ("maps --name x -- true", ["both --name and a command"]),
+        ("maps --follow-forks", ["nothing to watch", "--follow-forks", "-p PID"]),
+        ("maps --follow-forks --", ["no command after --"]),
+        ("maps --name=", ["--name is empty"]),
+        ("maps --cgroup=", ["--cgroup is empty"]),
+        ("maps --name= -p 1", ["--name is empty"]),
+        ("maps -p 1 -p x", ["'x'"]),
         ("maps -p 0", ["-p", "'0'", "above 0"]),
         ("maps -p -3", ["-p", "'-3'"]),
         ("maps -p 99999999999", ["99999999999"]),
@@ -74,6 +84,22 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
         ("maps -p 1 --every", ["--every", "argument"]),
         ("maps -p 1 --count 0", ["--count", "'0'"]),
         ("maps -p 1 --count 1.5", ["--count", "'1.5'"]),
+        ("maps -p 1 --audit-cpu 0", ["--audit-cpu", "'0'", "above 0"]),
+        ("maps -p 1 --audit-cpu 101", ["--audit-cpu", "'101'", "up to 100"]),
+        ("maps -p 1 --audit-cpu nan", ["--audit-cpu", "'nan'"]),
+        ("maps -p 1 --audit-cpu 5%", ["--audit-cpu", "'5%'", "without %"]),
+        ("maps -p 1 --duration 5", ["--duration"]),
+        ("flows", ["nothing to watch"]),
+        ("flows -p 1 --duration 0", ["--duration", "'0'"]),
+        ("flows -p 1 --duration 1e9", ["--duration", "a duration"]),
+        ("flows -p 1 --vmas -1", ["--vmas"]),
+        ("flows -p 1 --vmas all", ["--vmas", "'all'", "0 for all"]),
+        ("flows -p 1 --format kernel", ["kernel", "text", "json"]),
+        ("flows -p 1 --hooks none", ["flows", "--hooks none", "hooks"]),
+        ("flows -p 1 --node 1", ["--node"]),
+        ("faults -p 1 --reader numa_maps", ["faults", "--reader numa_maps", "hooks"]),
+        ("faults -p 1 --node x", ["--node", "'x'", "numactl"]),
+        ("faults -p 1 --node -1", ["--node"]),
         ("maps -p 1 --format xml", ["xml", "kernel", "2005", "json"]),
         ("maps -p 1 --reader magic", ["magic", "pagemap"]),
         ("maps -p 1 --bogus", ["--bogus", "--help"]),
@@ -100,7 +126,30 @@ def test_options_reach_the_session(play: Play) -> None:
     assert (
         main(["maps", "-p", "42", "--hooks", "none", "--reader", "pagemap", "--seed", "walk", "-q", "--no-color"]) == 0
     )
-    assert script.events[0] == ("open", 42, Options("none", "pagemap", "walk", False), False)
+    assert script.events[0] == ("open", Selection((42,)), Options("none", "pagemap", "walk"), False)
+
+
+@pytest.mark.parametrize(
+    ("words", "selection"),
+    [
+        ("-p 7 -p 8 -p 7", Selection((7, 8))),
+        ("-p 7 --follow-forks", Selection((7,), follow_forks=True)),
+        ("--cgroup /sys/fs/cgroup/x", Selection(cgroup="/sys/fs/cgroup/x")),
+        ("--name post* --every 1 --count 1", Selection(name="post*")),
+        ("--name a --cgroup b -p 3 --follow-forks", Selection((3,), True, "b", "a")),
+    ],
+)
+def test_selection_reaches_the_session(words: str, selection: Selection, play: Play) -> None:
+    script = play(Script(steps=[SHOT]))
+    assert main(["maps", "-q", *words.split()]) == 0
+    assert script.events[0][1] == selection
+
+
+@pytest.mark.parametrize(("words", "fraction"), [("", 0.05), ("--audit-cpu 0.5", 0.005), ("--audit-cpu 100", 1.0)])
+def test_audit_budget_is_a_fraction(words: str, fraction: float, play: Play) -> None:
+    script = play(Script(steps=[SHOT]))
+    assert main(["maps", "-p", "42", *words.split()]) == 0
+    assert script.events[0][2].audit_cpu == pytest.approx(fraction)
 
 
 @pytest.mark.parametrize(("words", "wanted"), [("--full", True), ("--format 2005", True), ("--format json", False)])
@@ -145,11 +194,10 @@ def test_json(capfd: Capture, play: Play) -> None:
     play(Script(steps=[SHOT]))
     assert main(["maps", "-p", "42", "--format", "json", "--count", "2"]) == 0
     out, err = capfd.readouterr()
-    schema = json.loads((Path(tracer.render.__file__).parent / "placement.schema.json").read_text())
     lines = out.splitlines()
     assert len(lines) == 2
     for line in lines:
-        jsonschema.Draft202012Validator(schema).validate(json.loads(line))
+        jsonschema.Draft202012Validator(PLACEMENT).validate(json.loads(line))
     assert err == ""
 
 
@@ -176,6 +224,137 @@ def test_notes_are_said_once_and_not_when_quiet(capfd: Capture, play: Play) -> N
     assert notes == ["numatrace: the walk is off; pagemap is used", r"numatrace: a \033[31mnew note"]
     assert main(["maps", "-p", "42", "-q"]) == 0
     assert capfd.readouterr().err == ""
+
+
+class Log:
+    """A view that says what it was told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def take(self, sample: Sample) -> bool:
+        self.said.append("take")
+        return True
+
+    def show(self) -> None:
+        self.said.append("show")
+
+    def finish(self) -> None:
+        self.said.append("finish")
+
+
+# Several targets
+
+PAIR = [
+    snapshot([vma(kind=Kind.HEAP)], [(3, 4)], pid=42, details=details([(7, 7, 1, 0, 7, 0)])),
+    snapshot([vma(kind=Kind.HEAP)], [(10, 0)], pid=1043, namespace_pid=7, comm=b"a\x1b b"),
+]
+SAMPLE = sample(*PAIR)
+
+
+@pytest.mark.parametrize("words", ["-p 42 -p 1043", "-p 42 --follow-forks", "--cgroup x", "--name x"])
+def test_lines_of_several_targets_are_told_apart(words: str, capfd: Capture, play: Play) -> None:
+    play(Script(steps=[SAMPLE]))
+    assert main(["maps", *words.split()]) == 0
+    out, err = capfd.readouterr()
+    assert out.splitlines() == [
+        "# PID 42 target",
+        LINE[:-1],
+        r"# PID 1043 (7 in its namespace) a\033 b",
+        "7f0000000000 default heap N0=10 kernelpagesize_kB=4",
+        "# total of 2 targets N0=13 N1=4 (a page that several map counts in each)",
+    ]
+    first, second = err.splitlines()
+    assert "pid=42 ns_pid=42 comm=target " in first
+    assert r"pid=1043 ns_pid=7 comm=a\033\040b " in second
+
+
+def test_one_of_several_is_still_named(capfd: Capture, play: Play) -> None:
+    play(Script(steps=[sample(PAIR[0])]))
+    assert main(["maps", "-q", "--name", "x", "--every", "1", "--count", "2"]) == 0
+    text = f"# PID 42 target\n{LINE}# total of 1 target N0=3 N1=4\n"
+    assert capfd.readouterr() == (f"{text}\n{text}", "")
+
+
+def test_json_of_several_targets_has_an_object_for_all(capfd: Capture, play: Play) -> None:
+    play(Script(steps=[sample(*PAIR, ended=(snapshot(pid=50),), untraced=3)]))
+    assert main(["maps", "--format", "json", "-p", "42", "-p", "1043"]) == 0
+    first, second, both = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    for value in (first, second, both):
+        jsonschema.Draft202012Validator(PLACEMENT).validate(value)
+    assert [(one["pid"], one["ns_pid"], one["totals"]) for one in (first, second)] == [
+        (42, 42, {"0": 3, "1": 4}),
+        (1043, 7, {"0": 10, "1": 0}),
+    ]
+    assert both == {
+        "time": "2025-03-01T12:00:00.250000Z",
+        "targets": 2,
+        "totals": {"0": 13, "1": 4},
+        "untraced": 3,
+        "ended": [50],
+    }
+
+
+@pytest.mark.parametrize("words", ["-p 42", "-p 42 --format json", "--name x", "--name x --format json"])
+def test_untraced_processes_are_said_in_every_form(words: str, capfd: Capture, play: Play) -> None:
+    play(Script(steps=[sample(PAIR[0], untraced=3)]))
+    assert main(["maps", *words.split()]) == 0
+    out, err = capfd.readouterr()
+    if "json" in words:
+        assert all(json.loads(line)["untraced"] == 3 for line in out.splitlines())
+    else:
+        assert "# untraced: 3 processes are missing" in (out if "--name" in words else err)
+        assert words != "-p 42" or out == LINE
+
+
+def test_single_look_at_nobody_is_an_error(capfd: Capture, play: Play) -> None:
+    script = play(Script(steps=[sample()]))
+    assert main(["maps", "--cgroup", "web", "--name", "post*"]) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err == (
+        "numatrace: no process is in the control group web or has a name like post* at present; "
+        "check what ps -e shows, or give --every SEC to wait for one\n"
+    )
+    assert script.events[-1] == "close"
+
+
+def test_nobody_yet_is_waited_for(capfd: Capture, play: Play) -> None:
+    play(Script(steps=[sample(), SAMPLE, sample(ended=tuple(PAIR))]))
+    assert main(["maps", "-q", "--name", "x", "--every", "1", "--count", "3"]) == 0
+    empty = ["# total of 0 targets N0=0 N1=0"]
+    parts = [part.splitlines() for part in capfd.readouterr().out.split("\n\n")]
+    assert [parts[0], parts[2]] == [empty, empty]
+    assert len(parts[1]) == 5
+
+
+def test_all_of_several_ended(capfd: Capture, play: Play) -> None:
+    play(Script(steps=[SAMPLE, sample(ended=tuple(PAIR)), GONE], wait=lambda seconds: False))
+    assert main(["maps", "-q", "-p", "42", "-p", "1043", "--every", "1"]) == 0
+    assert capfd.readouterr().out.count("# total of") == 1, "nobody is left of whom there is a placement"
+
+
+def test_json_says_who_ended_last(capfd: Capture, play: Play) -> None:
+    play(Script(steps=[SAMPLE, sample(ended=tuple(PAIR)), GONE], wait=lambda seconds: False))
+    assert main(["maps", "--format", "json", "-p", "42", "-p", "1043", "--every", "1"]) == 0
+    last = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert (last["targets"], last["ended"]) == (0, [42, 1043])
+
+
+@pytest.mark.parametrize("form", ["kernel", "json"])
+def test_end_of_a_single_target_adds_nothing(form: str, capfd: Capture, play: Play) -> None:
+    play(Script(steps=[SHOT, sample(ended=(SHOT,)), GONE], wait=lambda seconds: False))
+    assert main(["maps", "-q", "-p", "42", "--every", "1", "--format", form]) == 0
+    assert capfd.readouterr().out.count("\n") == 1
+
+
+@pytest.mark.parametrize(("words", "text"), [("-p 42", "process 42 has"), ("-p 42 -p 43", "all processes have")])
+def test_targets_that_end_before_the_first_look(words: str, text: str, capfd: Capture, play: Play) -> None:
+    play(Script(steps=[sample(ended=(SHOT,))]))
+    assert main(["maps", *words.split()]) == 1
+    out, err = capfd.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert f"numatrace: {text} exited;" in err
 
 
 # How it ends
@@ -232,10 +411,10 @@ def test_beat_is_fixed_and_missed_beats_are_skipped(play: Play) -> None:
 
     play(Script(steps=[refresh], wait=wait))
     arguments = build_parser().parse_args(["maps", "-q"])
-    seen: list[Any] = []
-    code = Watch(Target(pid=42), Pace(1.0, 4), arguments, seen.append, clock=lambda: now).run()
+    log = Log()
+    code = Watch(Target(Selection((42,))), Pace(1.0, 4), arguments, log, clock=lambda: now).run()
     assert code == 0
-    assert seen == [SHOT] * 4
+    assert log.said == ["take", "show"] * 4 + ["finish"]
     # The third took 3.25 s: the beats at 3, 4 and 5 s are past, the next one is in 0.75 s.
     assert waits == [0.75, 1.0, 0.75]
 
@@ -252,9 +431,10 @@ def test_command_is_released_after_the_start_and_gives_its_exit_code(play: Play,
     assert main(["maps", "-q", "--", "sh", "-c", f"touch {mark}; exit 7"]) == 7
     assert seen_at_start == [False]
     assert mark.exists()
-    kind, pid, _, expect_exec = script.events[0]
+    kind, selection, _, expect_exec = script.events[0]
     assert (kind, expect_exec) == ("open", True)
-    assert pid != os.getpid()
+    assert selection == Selection(selection.pids)
+    assert selection.pids not in [(), (os.getpid(),)]
     assert ("wait", pytest.approx(1.0, abs=0.2)) in script.events, "a command is watched every second by default"
 
 
@@ -305,10 +485,26 @@ def test_command_that_cannot_run(name: str, code: int, play: Play, capfd: Captur
     assert script.events[-1] == "close"
 
 
+def test_interrupt_after_the_command_has_ended_ends_the_watch(play: Play, tmp_path: Path) -> None:
+    """Its children may live on, and are watched with --follow-forks; but nobody else is left to interrupt."""
+    script = Script(steps=[SHOT])
+
+    def wait(seconds: float) -> bool:
+        os.waitid(os.P_PID, script.events[0][1].pids[0], os.WEXITED | os.WNOWAIT)
+        os.kill(os.getpid(), signal.SIGINT)
+        return True
+
+    script.wait = wait
+    play(script)
+    assert main(["maps", "-q", "--follow-forks", "--", "sh", "-c", "exit 9"]) == 9
+    assert script.events[-1] == "close"
+    assert script.events.count("refresh") == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_go_to_the_command(number: signal.Signals, play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(number)
-    monkeypatch.setattr(watch, "_in_foreground", lambda: False)
+    monkeypatch.setattr(interrupts, "_in_foreground", lambda: False)
 
     def wait(seconds: float) -> bool:
         os.kill(os.getpid(), number)
@@ -320,12 +516,12 @@ def test_signals_go_to_the_command(number: signal.Signals, play: Play, monkeypat
 
 
 def test_ctrl_c_is_not_sent_twice(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "_in_foreground", lambda: True)
+    monkeypatch.setattr(interrupts, "_in_foreground", lambda: True)
     script = Script(steps=[SHOT])
 
     def wait(seconds: float) -> bool:
         os.kill(os.getpid(), signal.SIGINT)
-        os.kill(script.events[0][1], signal.SIGKILL)
+        os.kill(script.events[0][1].pids[0], signal.SIGKILL)
         return False
 
     script.wait = wait
@@ -545,7 +741,19 @@ def test_completion_for_bash_is_a_script_that_knows_the_options(capfd: Capture) 
     assert main(["completion", "bash"]) == 0
     script = capfd.readouterr().out
     subprocess.run(["bash", "-n"], input=script.encode(), check=True, timeout=30)
-    for word in ("maps", "completion", "--format", "2005", "--reader", "pagemap"):
+    for word in (
+        "maps",
+        "flows",
+        "faults",
+        "completion",
+        "--follow-forks",
+        "--cgroup",
+        "--vmas",
+        "--format",
+        "2005",
+        "--reader",
+        "pagemap",
+    ):
         assert word in script
 
 
@@ -554,7 +762,7 @@ def test_shared_options_are_those_of_the_design() -> None:
     assert (arguments.hooks, arguments.reader, arguments.seed) == ("auto", "auto", "auto")
     assert (arguments.quiet, arguments.no_color) == (False, False)
     arguments.command = None
-    assert options.target(arguments) == Target(pid=1)
+    assert options.target(arguments) == Target(Selection((1,)))
 
 
 def test_script_with_says_gone_at_the_end() -> None:

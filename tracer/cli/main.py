@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tracer import __version__
-from tracer.cli import completion, maps
+from tracer.cli import completion, faults, flows, maps
 from tracer.cli.messages import PROGRAM, report
 from tracer.cli.output import discard, flush
 from tracer.cli.verb import Verb
@@ -19,7 +19,7 @@ from tracer.errors import NumatraceError, UsageError
 
 __all__ = ["VERBS", "build_parser", "main"]
 
-VERBS: tuple[Verb, ...] = (maps.VERB, completion.VERB)
+VERBS: tuple[Verb, ...] = (maps.VERB, flows.VERB, faults.VERB, completion.VERB)
 
 _INTERRUPTED = 130
 """128 and the number of SIGINT, as a shell reports it."""

@@ -1,17 +1,18 @@
-"""The verb `maps`: the placement of a process as text or JSON, once or again and again."""
+"""The verb `maps`: the placement of processes as text or JSON, once or again and again."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tracer.cli import messages, options
 from tracer.cli.output import Output
 from tracer.cli.verb import Verb
-from tracer.cli.watch import Pace, Watch
+from tracer.cli.watch import Pace, View, Wants, Watch
 
 if TYPE_CHECKING:
+    from tracer.model.sample import Sample
     from tracer.model.snapshot import Snapshot
 
 __all__ = ["VERB"]
@@ -23,14 +24,21 @@ Prints where the pages of a process are, one line per memory area, as /proc/PID/
 once; after that BPF programs keep the counts live, so that looking again costs what has changed and not the size of
 the process.
 
-With -p PID one snapshot is printed, with --every or --count several. A command after -- is held until the hooks are
-attached, and then watched from its first page to its end, every second if --every does not say otherwise; the exit
-code is the command's own. After --count snapshots the command goes on unwatched. It shares standard output with the
-snapshots: redirect its output if that is in the way, as in: -- sh -c 'CMD >file'.
+With -p PID one snapshot is printed, with --every or --count several. -p may be repeated; --cgroup and --name watch
+whoever is in a control group or has a name, also those who come later, and end only when they are told to; they can
+be combined. With --follow-forks the children of all these are watched as well. A command after -- is held until the
+hooks are attached, and then watched from its first page to its end, every second if --every does not say otherwise;
+the exit code is the command's own. After --count snapshots the command goes on unwatched. It shares standard output
+with the snapshots: redirect its output if that is in the way, as in: -- sh -c 'CMD >file'.
 
 The text formats write a line that begins with # to standard error for each snapshot. It says how far the snapshot can
 be believed: settling, unexplained, lost and drift are 0 when every count is exact. In JSON it is part of the object.
 Several snapshots in a text format are separated by an empty line.
+
+Where there may be several processes, the lines of each follow a line that begins with # and names it, with the PID in
+its own namespace (a container) where that is another one. A last line gives the pages on each node over all of them:
+a page that several processes share counts in each, as it does in the numa_maps of each. In JSON each process has an
+object of its own, and one more, with the key targets, is for all of them.
 
 The fields dirty, active, writeback, swapcache and mapmax change without any page being mapped or unmapped, so nothing
 can keep them live. They are printed with --full only, which reads the flags of every page."""
@@ -64,32 +72,87 @@ def _run(arguments: Namespace) -> int:
     if every is None and (target.command or arguments.count is not None):
         every = _DEFAULT_INTERVAL_S
     details = arguments.full or arguments.format == "2005"
-    show = _shower(arguments.format, arguments.full, arguments.quiet, Output())
-    return Watch(target, Pace(every, arguments.count), arguments, show, details).run()
+    view = _view(arguments, target.several, target.selection.open_ended)
+    return Watch(target, Pace(every, arguments.count), arguments, view, Wants(details=details)).run()
 
 
-def _shower(form: str, full: bool, quiet: bool, output: Output) -> Callable[[Snapshot], None]:
-    """What to do with each snapshot."""
+def _view(arguments: Namespace, several: bool, open_ended: bool) -> View:
+    output = Output()
+    if arguments.format == "json":
+        return _Json(output, several, open_ended)
+    return _Text(output, several, open_ended, arguments.format, arguments.full, arguments.quiet)
 
-    first = True
 
-    def show_json(snapshot: Snapshot) -> None:
+class _Placement:
+    """Shows the last sample. several: whether a sample may have more than one target, so that they are told apart.
+    open_ended: whether a sample without any is one to show."""
+
+    def __init__(self, output: Output, several: bool, open_ended: bool) -> None:
+        self._output = output
+        self._several = several
+        self._open_ended = open_ended
+        self._sample: Sample | None = None
+
+    def take(self, sample: Sample) -> bool:
+        self._sample = sample
+        return bool(sample.snapshots) or self._open_ended
+
+    def show(self) -> None:
+        sample, self._sample = self._sample, None
+        if sample is not None:
+            self._print(sample)
+
+    def finish(self) -> None:
+        """Nothing: what has ended has no placement."""
+
+    def _print(self, sample: Sample) -> None:
+        raise NotImplementedError
+
+
+class _Json(_Placement):
+    """A line for each target, and one for all of them."""
+
+    def _print(self, sample: Sample) -> None:
         from tracer.render import jsonl
 
-        output.write(jsonl.line(snapshot).encode("ascii") + b"\n")
+        lines = [jsonl.line(snapshot, sample.untraced) for snapshot in sample.snapshots]
+        if self._several:
+            lines.append(jsonl.session_line(sample))
+        self._output.write("".join(line + "\n" for line in lines).encode("ascii"))
 
-    def show_text(snapshot: Snapshot) -> None:
-        nonlocal first
-        from tracer.render import trust
+    def finish(self) -> None:
+        """Who ended last; of one that was watched by itself that need not be said."""
+        if self._several and self._sample is not None and self._sample.ended and not self._sample.snapshots:
+            self.show()
 
-        if not first:
-            output.write(b"\n")
-        first = False
-        if not quiet:
-            messages.write(trust.line(snapshot))
-        output.write_lines(_text_lines(form, full, snapshot))
 
-    return show_json if form == "json" else show_text
+class _Text(_Placement):
+    """The lines of each target; samples after an empty line. Trust goes to standard error, unless quiet."""
+
+    def __init__(self, output: Output, several: bool, open_ended: bool, form: str, full: bool, quiet: bool) -> None:
+        super().__init__(output, several, open_ended)
+        self._form = form
+        self._full = full
+        self._quiet = quiet
+        self._first = True
+
+    def _print(self, sample: Sample) -> None:
+        from tracer.render import targets, trust
+
+        if not self._first:
+            self._output.write(b"\n")
+        self._first = False
+        for snapshot in sample.snapshots:
+            if not self._quiet:
+                messages.write(trust.line(snapshot))
+            if self._several:
+                self._output.write_lines([targets.header(snapshot).encode()])
+            self._output.write_lines(_text_lines(self._form, self._full, snapshot))
+        if self._several:
+            self._output.write_lines(line.encode() for line in targets.totals(sample))
+        elif not self._quiet:
+            for line in targets.untraced(sample.untraced):
+                messages.write(line)
 
 
 def _text_lines(form: str, full: bool, snapshot: Snapshot) -> Iterable[bytes]:
@@ -100,9 +163,9 @@ def _text_lines(form: str, full: bool, snapshot: Snapshot) -> Iterable[bytes]:
 
 VERB = Verb(
     name="maps",
-    summary="print where the pages of a process are, in the format of numa_maps",
+    summary="print where the pages of processes are, in the format of numa_maps",
     description=_DESCRIPTION,
-    usage="(-p PID | -- CMD [ARG ...]) [--format kernel|2005|json] [--full] [--every SEC] [--count N] [options]",
+    usage=f"{options.TARGET_USAGE} [--format kernel|2005|json] [--full] [--every SEC] [--count N] [options]",
     configure=_configure,
     run=_run,
     takes_command=True,

@@ -7,31 +7,72 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from dataclasses import dataclass
 
 from tracer.errors import UsageError
+from tracer.model.selection import Selection
 
-__all__ = ["Target", "add_general", "add_reading", "add_target", "count", "interval", "target"]
+__all__ = [
+    "TARGET_USAGE",
+    "Target",
+    "add_general",
+    "add_reading",
+    "add_target",
+    "count",
+    "duration",
+    "interval",
+    "node",
+    "target",
+    "whole",
+]
+
+TARGET_USAGE = "(-p PID | --cgroup PATH | --name PATTERN | -- CMD [ARG ...]) [--follow-forks]"
 
 _PID_MAX = 2**31 - 1
 _INTERVAL_MAX_S = 86_400.0
+_DURATION_MAX_S = 366 * 86_400.0
+_AUDIT_PERCENT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What to watch: a process that runs, or a command to be started. Exactly one of them is set."""
+    """What to watch. selection: the processes; empty but for `follow_forks` where command, which is yet to be started,
+    gives the first one."""
 
-    pid: int = 0
+    selection: Selection
     command: tuple[str, ...] = ()
+
+    @property
+    def several(self) -> bool:
+        """Whether there may be more than one target, so that an output has to tell them apart."""
+        selection = self.selection
+        return len(selection.pids) > 1 or selection.follow_forks or selection.open_ended
 
 
 def add_target(parser: ArgumentParser) -> None:
-    """`-p PID`. The command of `-- CMD ARGS` never reaches argparse, which would take its options for ours."""
-    parser.add_argument(
+    """What to watch. The command of `-- CMD ARGS` never reaches argparse, which would take its options for ours."""
+    group = parser.add_argument_group("what to watch", "or give a command to start and watch: -- CMD [ARG ...]")
+    group.add_argument(
         "-p",
         "--pid",
         action="append",
         type=_process_id,
         default=[],
         metavar="PID",
-        help="watch this process; or give a command to start and watch: -- CMD [ARG ...]",
+        help="this process; may be given several times",
+    )
+    group.add_argument(
+        "--follow-forks",
+        action="store_true",
+        help="the children of what is watched too, and theirs, each from its first page on",
+    )
+    group.add_argument(
+        "--cgroup",
+        metavar="PATH",
+        help="all processes in this control group and below it, as they enter and leave; "
+        "a path, or a name below /sys/fs/cgroup",
+    )
+    group.add_argument(
+        "--name",
+        metavar="PATTERN",
+        help="all processes of this name, also those that start later; * and ? stand for any letters: 'postgres*'",
     )
 
 
@@ -57,6 +98,14 @@ def add_reading(parser: ArgumentParser) -> None:
         default="auto",
         help="what counts the pages that are there at the start (default: auto)",
     )
+    group.add_argument(
+        "--audit-cpu",
+        type=_percent,
+        default=_AUDIT_PERCENT / 100,
+        metavar="PERCENT",
+        help="how much of one CPU may go into reading again what changed without an event that says where "
+        f"(default: {_AUDIT_PERCENT:g})",
+    )
 
 
 def add_general(parser: ArgumentParser) -> None:
@@ -67,18 +116,31 @@ def add_general(parser: ArgumentParser) -> None:
 
 
 def target(arguments: Namespace) -> Target:
-    """The one target that was given. UsageError for none, both, or several."""
-    pids: list[int] = arguments.pid
+    """What was given, a PID that came twice once. UsageError for nothing, and for a command together with processes."""
     command: tuple[str, ...] | None = arguments.command
+    given = _given(arguments)
     if command == ():
         raise UsageError("there is no command after --", "give one: -- CMD [ARG ...]")
-    if pids and command:
-        raise UsageError("both -p and a command were given", "choose one: -p PID, or -- CMD [ARG ...]")
-    if not pids and not command:
-        raise UsageError("there is nothing to watch", "give -p PID, or a command to start: -- CMD [ARG ...]")
-    if len(pids) > 1:
-        raise UsageError("-p was given more than once", "this verb watches one process")
-    return Target(command=command) if command else Target(pid=pids[0])
+    if given and command:
+        raise UsageError(f"both {given[0]} and a command were given", "choose one; -- CMD [ARG ...] goes by itself")
+    if not given and not command:
+        more = "--follow-forks says only that children are watched too; " if arguments.follow_forks else ""
+        raise UsageError(
+            "there is nothing to watch",
+            f"{more}give -p PID, --cgroup PATH, --name PATTERN, or a command to start: -- CMD [ARG ...]",
+        )
+    pids = tuple(dict.fromkeys(arguments.pid))
+    selection = Selection(pids, arguments.follow_forks, arguments.cgroup or "", arguments.name or "")
+    return Target(selection, command or ())
+
+
+def _given(arguments: Namespace) -> list[str]:
+    """The options that name processes. UsageError where one of them names none."""
+    for option, text in (("--cgroup", arguments.cgroup), ("--name", arguments.name)):
+        if text == "":
+            raise UsageError(f"{option} is empty", "say which processes, or leave the option away")
+    present = (("-p", arguments.pid), ("--cgroup", arguments.cgroup), ("--name", arguments.name))
+    return [option for option, value in present if value]
 
 
 def _process_id(text: str) -> int:
@@ -89,15 +151,35 @@ def _process_id(text: str) -> int:
 
 def interval(text: str) -> float:
     """Seconds between two snapshots, for argparse."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0.0 < seconds <= _INTERVAL_MAX_S:
-        raise ArgumentTypeError(
-            f"{text!r} is not an interval: give seconds above 0 and up to {_INTERVAL_MAX_S:.0f}, such as 0.5"
-        )
+    return _seconds(text, "an interval", _INTERVAL_MAX_S)
+
+
+def duration(text: str) -> float:
+    """Seconds from the first look to the last, for argparse."""
+    return _seconds(text, "a duration", _DURATION_MAX_S)
+
+
+def _seconds(text: str, what: str, most: float) -> float:
+    seconds = _number(text)
+    if not 0.0 < seconds <= most:
+        raise ArgumentTypeError(f"{text!r} is not {what}: give seconds above 0 and up to {most:.0f}, such as 0.5")
     return seconds
+
+
+def _percent(text: str) -> float:
+    """A percentage as a fraction, for argparse."""
+    percent = _number(text)
+    if not 0.0 < percent <= 100.0:
+        raise ArgumentTypeError(f"{text!r} is not a share of a CPU: give a number above 0 and up to 100, without %")
+    return percent / 100
+
+
+def _number(text: str) -> float:
+    """Not a number where it is none: every comparison with that is False."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def count(text: str) -> int:
@@ -105,3 +187,18 @@ def count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text) > 0):
         raise ArgumentTypeError(f"{text!r} is not a count: give a whole number above 0")
     return int(text)
+
+
+def whole(text: str) -> int:
+    """How many VMAs at most, 0 for all, for argparse."""
+    if not (text.isascii() and text.isdecimal()):
+        raise ArgumentTypeError(f"{text!r} is not a number of VMAs: give a whole number, 0 for all")
+    return int(text)
+
+
+def node(text: str) -> int:
+    """A node's id, for argparse."""
+    digits = text.removeprefix("N")
+    if not (digits.isascii() and digits.isdecimal()):
+        raise ArgumentTypeError(f"{text!r} is not a node: give its number, as numactl --hardware shows it")
+    return int(digits)

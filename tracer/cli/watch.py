@@ -1,20 +1,18 @@
-"""From a target and a pace to a series of snapshots: what every verb that watches a live target does.
+"""From a selection and a pace to a series of samples: what every verb that watches live targets does.
 
-It owns the order of things: hold the command, attach, let it run, take snapshots, and end as the user expects.
+It owns the order of things: hold the command, attach, let it run, take samples, and end as the user expects.
 """
 
 from __future__ import annotations
 
-import os
-import signal
+import math
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from types import FrameType
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
+from tracer.cli.interrupts import Interrupts
 from tracer.cli.messages import note, report
 from tracer.cli.options import Target
 from tracer.cli.output import discard
@@ -23,25 +21,61 @@ from tracer.errors import NumatraceError
 
 if TYPE_CHECKING:
     from tracer.kernel.launch import HeldCommand
-    from tracer.model.snapshot import Snapshot
+    from tracer.model.sample import Sample
+    from tracer.model.selection import Selection
     from tracer.session import Options, Session
 
-__all__ = ["Pace", "Watch"]
+__all__ = ["Pace", "View", "Wants", "Watch"]
+
+_STEP_S = 1.0
+"""Seconds between the samples of a sum: a VMA is known only while somebody looks."""
+_SLICE_S = 0.1
+"""How long an interrupt may go unnoticed while nothing else happens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """every_s: seconds between snapshots, None for a single one. count: how many, None until the target ends."""
+    """every_s: seconds between two that are shown. count: how many are shown, None until the targets end.
+
+    sums: what is shown is what happened, not what is: it is shown when an interval is over, sampled at least every
+    second, and complete also when the user interrupts. every_s None: never, or where it is not a sum, once, at once.
+    duration_s: seconds from the first sample to the last.
+    """
 
     every_s: float | None = None
     count: int | None = None
+    duration_s: float = math.inf
+    sums: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """What samples have to carry, as in `tracer.session.Options`."""
+
+    details: bool = False
+    flows: bool = False
+    faults: bool = False
+    threads: bool = False
+
+
+class View(Protocol):
+    """What becomes of the samples."""
+
+    def take(self, sample: Sample) -> bool:
+        """Every sample, in order. Returns whether there is anything in it to tell."""
+
+    def show(self) -> None:
+        """Print what is due: the last sample, or what was taken since this was last called."""
+
+    def finish(self) -> None:
+        """Print what is left to say at the end. Called if `take` ever returned True."""
 
 
 class Watch:
-    """Takes snapshots of `target` and hands each to `show`.
+    """Takes samples of `target` and hands each to `view`.
 
-    arguments: those of `tracer.cli.options` (`hooks`, `reader`, `seed`, `quiet`). details: whether snapshots carry
-    `Details`. clock: monotonic seconds.
+    arguments: those of `tracer.cli.options` (`hooks`, `reader`, `seed`, `audit_cpu`, `quiet`). wants: by default the
+    placement only. clock: monotonic seconds.
     """
 
     def __init__(
@@ -49,54 +83,76 @@ class Watch:
         target: Target,
         pace: Pace,
         arguments: Namespace,
-        show: Callable[[Snapshot], None],
-        details: bool = False,
+        view: View,
+        wants: Wants | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._target = target
         self._pace = pace
         self._arguments = arguments
-        self._show = show
-        self._details = details
+        self._view = view
+        self._wants = wants or Wants()
         self._clock = clock
         self._progress = Progress(arguments.quiet)
-        self._shown = 0
+        self._interrupts = Interrupts(patient=pace.sums)
+        self._told = False
         self._notes_said = 0
 
     def run(self) -> int:
-        """Until the pace or the target ends it. Returns the exit code: the command's own where there is one."""
+        """Until the pace or the targets end it. Returns the exit code: the command's own where there is one."""
         if self._target.command:
             return self._run_command()
-        return self._run_process()
+        return self._run_processes()
 
     def _options(self) -> Options:
         from tracer.session import Options
 
-        arguments = self._arguments
-        return Options(hooks=arguments.hooks, reader=arguments.reader, seed=arguments.seed, details=self._details)
+        arguments, wants = self._arguments, self._wants
+        return Options(
+            hooks=arguments.hooks,
+            reader=arguments.reader,
+            seed=arguments.seed,
+            audit_cpu=arguments.audit_cpu,
+            details=wants.details,
+            flows=wants.flows,
+            faults=wants.faults,
+            threads=wants.threads,
+        )
 
-    def _run_process(self) -> int:
+    def _run_processes(self) -> int:
         # The session brings numpy and BCC with it: wrong usage is reported without them.
         from tracer.kernel.procfs import TargetGone
         from tracer.session import Session
 
         try:
-            with Session(self._target.pid, self._options(), self._progress) as session:
+            with (
+                Session(self._target.selection, self._options(), self._progress) as session,
+                self._interrupts.taken(),
+            ):
                 self._follow(session)
         except (TargetGone, KeyboardInterrupt):
-            # The end of the target, and Ctrl-C, are the ordinary ends of a watch, unless it has shown nothing yet.
-            if not self._shown:
+            # The end of the targets, and Ctrl-C, are the ordinary ends of a watch, unless nothing was seen yet.
+            if not self._told:
                 raise
+        except NumatraceError:
+            if self._told:
+                self._progress.clear()
+                self._view.finish()
+            raise
         finally:
             self._progress.clear()
+        self._view.finish()
         return 0
 
     def _run_command(self) -> int:
         from tracer.kernel.launch import HeldCommand
 
         # Fork before the session is imported: numpy may start threads, and the child should be a copy of little.
-        with HeldCommand(self._target.command) as command, _signals_go_to(command) as pass_on:
-            self._trace_command(command, pass_on)
+        with HeldCommand(self._target.command) as command, self._interrupts.passed_on(command) as pass_on:
+            try:
+                self._trace_command(command, pass_on)
+            except BrokenPipeError:
+                discard()
             # Whatever ended the tracing, the command is the user's work and goes on.
             return command.wait()
 
@@ -104,9 +160,10 @@ class Watch:
         from tracer.kernel.procfs import TargetGone
         from tracer.session import Session
 
+        selection = replace(self._target.selection, pids=(command.pid,))
         started = False
         try:
-            with Session(command.pid, self._options(), self._progress, expect_exec=True) as session:
+            with Session(selection, self._options(), self._progress, expect_exec=True) as session:
                 pass_on()
                 command.release()
                 started = True
@@ -114,11 +171,12 @@ class Watch:
         except TargetGone:
             if not started:
                 raise
-            if not self._shown and not self._arguments.quiet:
+            if not self._told and not self._arguments.quiet:
                 self._progress.clear()
                 note(f"{self._target.command[0]} ended before its placement could be read")
-        except BrokenPipeError:
-            discard()
+        except KeyboardInterrupt:
+            if not started:
+                raise
         except NumatraceError as error:
             if not started:
                 raise
@@ -126,22 +184,65 @@ class Watch:
             report(error)
         finally:
             self._progress.clear()
+        self._finish_beside_the_command()
+
+    def _finish_beside_the_command(self) -> None:
+        try:
+            if self._told:
+                self._view.finish()
+        except NumatraceError as error:
+            report(error)
 
     def _follow(self, session: Session) -> None:
-        every, due = self._pace.every_s, self._clock()
+        beats = _Beats(self._pace, self._clock)
+        shown, ending = 0, False
         while True:
-            snapshot = session.refresh()
+            sample = session.refresh()
             self._progress.clear()
             self._say(session.notes)
-            self._shown += 1  # first: an interrupt while it is being printed finds something shown
-            self._show(snapshot)
-            if every is None or self._shown == self._pace.count:
+            # First: an interrupt while it is being printed finds something told.
+            self._told |= self._view.take(sample)
+            if ending or self._interrupts.requested or beats.last or self._all_ended(sample):
                 return
-            # A fixed beat; one that was missed because a snapshot took longer is skipped, not made up for.
-            now = self._clock()
-            due += every * max(1, -((due - now) // every))
-            if not session.wait(max(0.0, due - now)):
-                return
+            if beats.due():
+                self._check_match(sample)
+                self._view.show()
+                shown += 1
+                if shown == self._pace.count or beats.single:
+                    return
+            ending = not self._wait(session, beats.next())
+
+    def _all_ended(self, sample: Sample) -> bool:
+        """Whether there will never be a target again. Raises TargetGone if nothing was told of any."""
+        selection = self._target.selection
+        if sample.snapshots or selection.open_ended:
+            return False
+        if not self._told:
+            from tracer.kernel.procfs import TargetGone
+
+            (pid, *others) = selection.pids or (0,)
+            raise TargetGone("all processes have exited" if others else f"process {pid} has exited")
+        return True
+
+    def _check_match(self, sample: Sample) -> None:
+        """A single look at nothing is an error; who looks again waits for somebody to come."""
+        if not sample.snapshots and self._pace.every_s is None:
+            raise NumatraceError(
+                f"no process {_where(self._target.selection)} at present",
+                "check what ps -e shows, or give --every SEC to wait for one",
+            )
+
+    def _wait(self, session: Session, seconds: float) -> bool:
+        """As `Session.wait`, but a request to end is heard meanwhile."""
+        if not self._pace.sums:
+            return session.wait(seconds)
+        while not self._interrupts.requested:
+            if not session.wait(min(seconds, _SLICE_S)):
+                return False
+            seconds -= _SLICE_S
+            if seconds <= 0:
+                break
+        return True
 
     def _say(self, notes: list[str]) -> None:
         if not self._arguments.quiet:
@@ -150,41 +251,44 @@ class Watch:
         self._notes_said = len(notes)
 
 
-@contextmanager
-def _signals_go_to(command: HeldCommand) -> Iterator[Callable[[], None]]:
-    """Gives a function; from its call on, an interrupt or a request to end is for the command, and we follow it.
+def _where(selection: Selection) -> str:
+    parts = [f"is in the control group {selection.cgroup}"] * bool(selection.cgroup)
+    parts += [f"has a name like {selection.name}"] * bool(selection.name)
+    return " or ".join(parts)
 
-    Before that call they end us, and the held command with us.
+
+class _Beats:
+    """The times of samples, on a fixed beat from now on; one that was missed is skipped, not made up for.
+
+    single: one sample is all. last: the sample that is taken now is the last one, because the time is over.
     """
-    before: dict[int, signal.Handlers | Callable[[int, FrameType | None], object] | int | None] = {}
 
-    def handle(number: int, _frame: FrameType | None) -> None:
-        # Ctrl-C goes to the whole foreground group of the terminal, so the command has it already.
-        if number != signal.SIGINT or not _in_foreground():
-            command.send(number)
+    def __init__(self, pace: Pace, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._start = clock()
+        self._end = self._start + pace.duration_s
+        self.last = False
+        self.single = pace.every_s is None and not pace.sums
+        interval = pace.every_s or math.inf
+        # A whole number of steps make an interval.
+        self._steps = math.ceil(interval / _STEP_S) if pace.sums and math.isfinite(interval) else 1
+        self._step = interval / self._steps if math.isfinite(interval) else _STEP_S
+        self._never = pace.every_s is None and pace.sums
+        self._beat = 0
+        self._shown = 0 if pace.sums else -1
 
-    def pass_on() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # What was ignored when we were started (nohup, a background job) is ignored by the command as well.
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, handle)
+    def due(self) -> bool:
+        """Whether an interval is over that was not shown. Asked once for each sample."""
+        interval = self._beat // self._steps
+        if self._never or interval <= self._shown:
+            return False
+        self._shown = interval
+        return True
 
-    try:
-        yield pass_on
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _in_foreground() -> bool:
-    """Whether the terminal's keys signal this process (and the command, which is in the same group)."""
-    try:
-        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
-    except OSError:
-        return False
-    try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:
-        return False
-    finally:
-        os.close(terminal)
+    def next(self) -> float:
+        """Seconds from now to the next sample."""
+        now = self._clock()
+        self._beat = max(self._beat + 1, math.ceil((now - self._start) / self._step))
+        at = self._start + self._beat * self._step
+        self.last = at >= self._end
+        return max(0.0, min(at, self._end) - now)

@@ -1,0 +1,150 @@
+"""What the verbs `flows` and `faults` share: their options, and how samples become reports of what happened."""
+
+from __future__ import annotations
+
+import math
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from tracer.cli import messages, options
+from tracer.cli.output import Output
+from tracer.cli.watch import Pace, Wants, Watch
+from tracer.errors import NumatraceError, UsageError
+
+if TYPE_CHECKING:
+    from tracer.model.accumulate import FaultSums, FlowSums, Period
+    from tracer.model.sample import Sample
+    from tracer.model.snapshot import Snapshot
+
+__all__ = ["PERIOD_USAGE", "Report", "add_period", "run"]
+
+PERIOD_USAGE = "[--every SEC] [--count N] [--duration SEC] [--format text|json] [--vmas N]"
+
+_DEFAULT_INTERVAL_S = 1.0
+_DEFAULT_VMAS = 10
+
+Sums = TypeVar("Sums", "FlowSums", "FaultSums")
+
+
+def add_period(parser: ArgumentParser) -> None:
+    """Of how long a time, and how it is printed."""
+    parser.add_argument(
+        "--every",
+        type=options.interval,
+        metavar="SEC",
+        help="print what happened every SEC seconds, and the sum at last",
+    )
+    parser.add_argument(
+        "--count", type=options.count, metavar="N", help="end after N intervals (of a second, unless --every says so)"
+    )
+    parser.add_argument("--duration", type=options.duration, metavar="SEC", help="end after SEC seconds")
+    parser.add_argument(
+        "--format",
+        choices=("text", "json"),
+        default="text",
+        help="text: tables; json: one object per line and interval (default: text)",
+    )
+    parser.add_argument(
+        "--vmas",
+        type=options.whole,
+        default=_DEFAULT_VMAS,
+        metavar="N",
+        help=f"how many memory areas the text names, 0 for all (default: {_DEFAULT_VMAS}); JSON has all of them",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Report(Generic[Sums]):
+    """A kind of report. Whatever it needs it imports when it is called: the command is forked before.
+
+    noun: what it tells of, in the plural. sums: makes empty ones. known: whether a snapshot has what they add up.
+    lines: of a period, with the heading's first words. json_line: the same on one line.
+    """
+
+    noun: str
+    sums: Callable[[], Sums]
+    known: Callable[[Snapshot], bool]
+    lines: Callable[[Period[Sums], str], Iterable[str]]
+    json_line: Callable[[Period[Sums]], str]
+
+
+def run(arguments: Namespace, target: options.Target, report: Report[Sums], wants: Wants) -> int:
+    """Watch and report. Returns the exit code."""
+    if arguments.hooks == "none" or arguments.reader == "numa_maps":
+        choice = "--hooks none" if arguments.hooks == "none" else "--reader numa_maps"
+        raise UsageError(f"{report.noun} are told by the hooks, and {choice} has none", "leave that option away")
+    every = arguments.every
+    if every is None and arguments.count is not None:
+        every = _DEFAULT_INTERVAL_S
+    duration = math.inf if arguments.duration is None else arguments.duration
+    view = _Periods(report, target, every is not None, arguments, Output())
+    return Watch(target, Pace(every, arguments.count, duration, sums=True), arguments, view, wants).run()
+
+
+class _Periods(Generic[Sums]):
+    """Adds samples up, and prints intervals and the sum, or only the latter."""
+
+    def __init__(
+        self, report: Report[Sums], target: options.Target, intervals: bool, arguments: Namespace, output: Output
+    ) -> None:
+        self._report: Report[Sums] = report
+        self._open_ended = target.selection.open_ended
+        self._json = arguments.format == "json"
+        self._quiet = arguments.quiet
+        self._output = output
+        self._interval: Period[Sums] | None = None
+        self._total: Period[Sums] | None = None
+        self._intervals = intervals
+        self._printed = False
+
+    def take(self, sample: Sample) -> bool:
+        self._check_known(sample)
+        if self._interval is None:
+            began = self._total.ended if self._total else None
+            self._interval = self._empty(began)
+        self._interval.add(sample)
+        if self._intervals:
+            self._total = self._total or self._empty()
+            self._total.add(sample)
+        return bool(sample.snapshots or sample.ended) or self._open_ended
+
+    def _check_known(self, sample: Sample) -> None:
+        """A session that polls knows nothing of what happens between two looks. It has said why."""
+        if sample.snapshots and not any(map(self._report.known, sample.snapshots)):
+            raise NumatraceError(
+                f"{self._report.noun} cannot be told here: only hooks see them, and there are none",
+                "see the notes above, and run it as root: sudo numatrace ...",
+            )
+
+    def _empty(self, began: datetime | None = None) -> Period[Sums]:
+        from tracer.model.accumulate import Period
+
+        return Period(self._report.sums(), began)
+
+    def show(self) -> None:
+        period, self._interval = self._interval, None
+        if period is not None:
+            self._print(period, self._report.noun)
+
+    def finish(self) -> None:
+        """What happened since the last interval, and the sum over all. JSON has no sum: it would count twice."""
+        self.show()
+        if self._total is not None and not self._json:
+            self._print(self._total, f"{self._report.noun}, sum")
+
+    def _print(self, period: Period[Sums], what: str) -> None:
+        if self._json:
+            self._output.write(self._report.json_line(period).encode("ascii") + b"\n")
+            return
+        from tracer.render import trust
+
+        if self._printed:
+            self._output.write(b"\n")
+        self._printed = True
+        if not self._quiet:
+            for line in trust.seen_lines(period.targets):
+                messages.write(line)
+        self._output.write_lines(line.encode() for line in self._report.lines(period, what))
