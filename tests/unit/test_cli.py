@@ -348,13 +348,27 @@ def test_end_of_a_single_target_adds_nothing(form: str, capfd: Capture, play: Pl
     assert capfd.readouterr().out.count("\n") == 1
 
 
-@pytest.mark.parametrize(("words", "text"), [("-p 42", "process 42 has"), ("-p 42 -p 43", "all processes have")])
-def test_targets_that_end_before_the_first_look(words: str, text: str, capfd: Capture, play: Play) -> None:
-    play(Script(steps=[sample(ended=(SHOT,))]))
+@pytest.mark.parametrize("words", ["-p 42", "-p 42 -p 43"])
+def test_targets_that_end_before_the_first_look(words: str, capfd: Capture, play: Play) -> None:
+    play(Script(steps=[sample(ended=(SHOT,)), GONE], wait=lambda seconds: False))
     assert main(["maps", *words.split()]) == 1
-    out, err = capfd.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert f"numatrace: {text} exited;" in err
+    assert capfd.readouterr() == ("", "numatrace: process 42 is gone; choose one that runs\n")
+
+
+@pytest.mark.parametrize("words", ["", "--every 1 --count 1"])
+def test_process_that_executes_another_program_is_looked_at_again(words: str, capfd: Capture, play: Play) -> None:
+    """Just then it has no placement, and that is not shown as one."""
+    script = play(Script(steps=[sample(ended=(SHOT,)), SHOT]))
+    assert main(["maps", "-q", "-p", "42", *words.split()]) == 0
+    assert capfd.readouterr() == (LINE, "")
+    assert script.events.count("refresh") == 2
+
+
+def test_json_says_who_ended_while_nothing_was_shown(capfd: Capture, play: Play) -> None:
+    play(Script(steps=[sample(ended=(SHOT,)), SHOT]))
+    assert main(["maps", "--format", "json", "--follow-forks", "-p", "42"]) == 0
+    placement, session = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert (placement["pid"], session["targets"], session["ended"]) == (42, 1, [42])
 
 
 # How it ends

@@ -66,7 +66,7 @@ def _run(arguments: Namespace) -> int:
 
         return faults.json_line(period, threads, node)
 
-    report = happened.Report("faults", sums, lambda snapshot: snapshot.faults is not None, lines, json_line)
+    report = happened.Report("faults", sums, lines, json_line)
     return happened.run(arguments, target, report, Wants(faults=True, threads=threads))
 
 

@@ -59,7 +59,7 @@ def _run(arguments: Namespace) -> int:
 
         return flows.json_line(period)
 
-    report = happened.Report("flows", sums, lambda snapshot: snapshot.flows is not None, lines, json_line)
+    report = happened.Report("flows", sums, lines, json_line)
     return happened.run(arguments, target, report, Wants(flows=True))
 
 

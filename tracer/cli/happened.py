@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from tracer.cli import messages, options
 from tracer.cli.output import Output
 from tracer.cli.watch import Pace, Wants, Watch
-from tracer.errors import NumatraceError, UsageError
+from tracer.errors import UsageError
 
 if TYPE_CHECKING:
     from tracer.model.accumulate import FaultSums, FlowSums, Period
     from tracer.model.sample import Sample
-    from tracer.model.snapshot import Snapshot
 
 __all__ = ["PERIOD_USAGE", "Report", "add_period", "run"]
 
@@ -60,13 +59,12 @@ def add_period(parser: ArgumentParser) -> None:
 class Report(Generic[Sums]):
     """A kind of report. Whatever it needs it imports when it is called: the command is forked before.
 
-    noun: what it tells of, in the plural. sums: makes empty ones. known: whether a snapshot has what they add up.
+    noun: what it tells of, in the plural. sums: makes empty ones.
     lines: of a period, with the heading's first words. json_line: the same on one line.
     """
 
     noun: str
     sums: Callable[[], Sums]
-    known: Callable[[Snapshot], bool]
     lines: Callable[[Period[Sums], str], Iterable[str]]
     json_line: Callable[[Period[Sums]], str]
 
@@ -101,7 +99,6 @@ class _Periods(Generic[Sums]):
         self._printed = False
 
     def take(self, sample: Sample) -> bool:
-        self._check_known(sample)
         if self._interval is None:
             began = self._total.ended if self._total else None
             self._interval = self._empty(began)
@@ -110,14 +107,6 @@ class _Periods(Generic[Sums]):
             self._total = self._total or self._empty()
             self._total.add(sample)
         return bool(sample.snapshots or sample.ended) or self._open_ended
-
-    def _check_known(self, sample: Sample) -> None:
-        """A session that polls knows nothing of what happens between two looks. It has said why."""
-        if sample.snapshots and not any(map(self._report.known, sample.snapshots)):
-            raise NumatraceError(
-                f"{self._report.noun} cannot be told here: only hooks see them, and there are none",
-                "see the notes above, and run it as root: sudo numatrace ...",
-            )
 
     def _empty(self, began: datetime | None = None) -> Period[Sums]:
         from tracer.model.accumulate import Period

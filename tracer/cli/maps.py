@@ -92,37 +92,40 @@ class _Placement:
         self._several = several
         self._open_ended = open_ended
         self._sample: Sample | None = None
+        self._ended: list[int] = []
 
     def take(self, sample: Sample) -> bool:
         self._sample = sample
+        self._ended += [snapshot.pid for snapshot in sample.ended]
         return bool(sample.snapshots) or self._open_ended
 
     def show(self) -> None:
-        sample, self._sample = self._sample, None
-        if sample is not None:
-            self._print(sample)
+        ended, self._ended = self._ended, []
+        if self._sample is not None:
+            self._print(self._sample, ended)
 
     def finish(self) -> None:
         """Nothing: what has ended has no placement."""
 
-    def _print(self, sample: Sample) -> None:
+    def _print(self, sample: Sample, ended: list[int]) -> None:
+        """ended: PIDs of those that ended since the last time."""
         raise NotImplementedError
 
 
 class _Json(_Placement):
     """A line for each target, and one for all of them."""
 
-    def _print(self, sample: Sample) -> None:
+    def _print(self, sample: Sample, ended: list[int]) -> None:
         from tracer.render import jsonl
 
         lines = [jsonl.line(snapshot, sample.untraced) for snapshot in sample.snapshots]
         if self._several:
-            lines.append(jsonl.session_line(sample))
+            lines.append(jsonl.session_line(sample, ended))
         self._output.write("".join(line + "\n" for line in lines).encode("ascii"))
 
     def finish(self) -> None:
         """Who ended last; of one that was watched by itself that need not be said."""
-        if self._several and self._sample is not None and self._sample.ended and not self._sample.snapshots:
+        if self._several and self._ended:
             self.show()
 
 
@@ -136,7 +139,7 @@ class _Text(_Placement):
         self._quiet = quiet
         self._first = True
 
-    def _print(self, sample: Sample) -> None:
+    def _print(self, sample: Sample, ended: list[int]) -> None:
         from tracer.render import targets, trust
 
         if not self._first:

@@ -32,6 +32,10 @@ _STEP_S = 1.0
 _SLICE_S = 0.1
 """How long an interrupt may go unnoticed while nothing else happens."""
 
+_LAST_LOOKS = 3
+"""After the end of all targets: what was still in a log that was being written comes with the second or third. The
+session itself says TargetGone when there is no more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
@@ -195,42 +199,37 @@ class Watch:
 
     def _follow(self, session: Session) -> None:
         beats = _Beats(self._pace, self._clock)
-        shown, ending = 0, False
-        while True:
+        shown, last_looks = 0, 0
+        while last_looks < _LAST_LOOKS:
             sample = session.refresh()
             self._progress.clear()
             self._say(session.notes)
             # First: an interrupt while it is being printed finds something told.
             self._told |= self._view.take(sample)
-            if ending or self._interrupts.requested or beats.last or self._all_ended(sample):
+            if self._interrupts.requested or beats.last:
                 return
-            if beats.due():
-                self._check_match(sample)
+            if not last_looks and beats.due() and self._has_something_to_show(sample):
                 self._view.show()
                 shown += 1
                 if shown == self._pace.count or beats.single:
                     return
-            ending = not self._wait(session, beats.next())
+            if last_looks or not self._wait(session, beats.next()):
+                last_looks += 1
 
-    def _all_ended(self, sample: Sample) -> bool:
-        """Whether there will never be a target again. Raises TargetGone if nothing was told of any."""
+    def _has_something_to_show(self, sample: Sample) -> bool:
+        """Of a process that is just executing another program there is no placement: look again a beat later.
+
+        Raises NumatraceError for a single look at those of a name or control group who are not there.
+        """
+        if self._pace.sums or sample.snapshots:
+            return True
         selection = self._target.selection
-        if sample.snapshots or selection.open_ended:
-            return False
-        if not self._told:
-            from tracer.kernel.procfs import TargetGone
-
-            (pid, *others) = selection.pids or (0,)
-            raise TargetGone("all processes have exited" if others else f"process {pid} has exited")
-        return True
-
-    def _check_match(self, sample: Sample) -> None:
-        """A single look at nothing is an error; who looks again waits for somebody to come."""
-        if not sample.snapshots and self._pace.every_s is None:
+        if selection.open_ended and self._pace.every_s is None:
             raise NumatraceError(
-                f"no process {_where(self._target.selection)} at present",
+                f"no process {_where(selection)} at present",
                 "check what ps -e shows, or give --every SEC to wait for one",
             )
+        return selection.open_ended
 
     def _wait(self, session: Session, seconds: float) -> bool:
         """As `Session.wait`, but a request to end is heard meanwhile."""

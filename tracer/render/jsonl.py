@@ -10,6 +10,7 @@ such a byte, `name_hex` gives all bytes exactly, in hexadecimal.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from tracer.model.sample import Sample
@@ -28,15 +29,18 @@ def line(snapshot: Snapshot, untraced: int = 0) -> str:
     return _dump(_placement(snapshot) | {"untraced": untraced})
 
 
-def session_line(sample: Sample) -> str:
-    """What concerns all targets of a session with several, on one line, without the newline."""
+def session_line(sample: Sample, ended: Sequence[int]) -> str:
+    """What concerns all targets of a session with several, on one line, without the newline.
+
+    ended: PIDs of those whose address space came to its end since the last line; a sample may not have been shown.
+    """
     return _dump(
         {
             "time": timestamp(sample.time),
             "targets": len(sample.snapshots),
             "totals": _by_node(sample.node_ids, sample.totals.tolist()),
             "untraced": sample.untraced,
-            "ended": [snapshot.pid for snapshot in sample.ended],
+            "ended": list(ended),
         }
     )
 
