@@ -232,7 +232,7 @@ class Log:
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def take(self, sample: Sample) -> bool:
+    def take(self, sample: Sample, seconds: float) -> bool:
         self.said.append("take")
         return True
 

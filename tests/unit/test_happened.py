@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tracer.render
-from tests.unit.snapshots import REASONS, TIME, faults, flows, sample, snapshot, snapshots, undocumented, vma
+from tests.unit.snapshots import REASONS, faults, flows, sample, snapshot, snapshots, undocumented, vma
 from tracer.model.accumulate import FaultSums, FlowSums, Period, Seen
 from tracer.model.events import Kind
 from tracer.model.sample import Sample
@@ -35,16 +34,16 @@ SMALL = vma(0x7F2000000000)
 
 
 def flows_of(*samples: Sample) -> Period[FlowSums]:
-    period = Period(FlowSums(), TIME - timedelta(seconds=2))
+    period = Period(FlowSums())
     for one in samples:
-        period.add(one)
+        period.add(one, 2.0)
     return period
 
 
 def faults_of(*samples: Sample) -> Period[FaultSums]:
-    period = Period(FaultSums(), TIME - timedelta(seconds=2))
+    period = Period(FaultSums())
     for one in samples:
-        period.add(one)
+        period.add(one, 2.0)
     return period
 
 

@@ -6,7 +6,6 @@ import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from tracer.cli import messages, options
@@ -98,20 +97,18 @@ class _Periods(Generic[Sums]):
         self._intervals = intervals
         self._printed = False
 
-    def take(self, sample: Sample) -> bool:
-        if self._interval is None:
-            began = self._total.ended if self._total else None
-            self._interval = self._empty(began)
-        self._interval.add(sample)
+    def take(self, sample: Sample, seconds: float) -> bool:
+        self._interval = self._interval or self._empty()
+        self._interval.add(sample, seconds)
         if self._intervals:
             self._total = self._total or self._empty()
-            self._total.add(sample)
+            self._total.add(sample, seconds)
         return bool(sample.snapshots or sample.ended) or self._open_ended
 
-    def _empty(self, began: datetime | None = None) -> Period[Sums]:
+    def _empty(self) -> Period[Sums]:
         from tracer.model.accumulate import Period
 
-        return Period(self._report.sums(), began)
+        return Period(self._report.sums())
 
     def show(self) -> None:
         period, self._interval = self._interval, None

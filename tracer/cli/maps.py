@@ -94,7 +94,7 @@ class _Placement:
         self._sample: Sample | None = None
         self._ended: list[int] = []
 
-    def take(self, sample: Sample) -> bool:
+    def take(self, sample: Sample, seconds: float) -> bool:
         self._sample = sample
         self._ended += [snapshot.pid for snapshot in sample.ended]
         return bool(sample.snapshots) or self._open_ended

@@ -65,8 +65,11 @@ class Wants:
 class View(Protocol):
     """What becomes of the samples."""
 
-    def take(self, sample: Sample) -> bool:
-        """Every sample, in order. Returns whether there is anything in it to tell."""
+    def take(self, sample: Sample, seconds: float) -> bool:
+        """Every sample, in order. Returns whether there is anything in it to tell.
+
+        seconds: since the one before; for the first one, since the hooks were attached (or the command let run).
+        """
 
     def show(self) -> None:
         """Print what is due: the last sample, or what was taken since this was last called."""
@@ -199,13 +202,16 @@ class Watch:
 
     def _follow(self, session: Session) -> None:
         beats = _Beats(self._pace, self._clock)
+        before = self._clock()
         shown, last_looks = 0, 0
         while last_looks < _LAST_LOOKS:
             sample = session.refresh()
             self._progress.clear()
             self._say(session.notes)
             # First: an interrupt while it is being printed finds something told.
-            self._told |= self._view.take(sample)
+            now = self._clock()
+            self._told |= self._view.take(sample, now - before)
+            before = now
             if self._interrupts.requested or beats.last:
                 return
             if not last_looks and beats.due() and self._has_something_to_show(sample):

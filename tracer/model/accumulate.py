@@ -208,22 +208,22 @@ Sums = TypeVar("Sums", FlowSums, FaultSums)
 class Period(Generic[Sums]):
     """What happened between two times, and to whom.
 
-    began: when it did; None for the time of the first sample. sums: empty, and filled by `add`.
-    untraced: as in the last sample: processes, since the session began.
+    sums: empty, and filled by `add`. seconds: how long it was. untraced: as in the last sample: processes, since the
+    session began.
     """
 
-    def __init__(self, sums: Sums, began: datetime | None = None) -> None:
+    def __init__(self, sums: Sums) -> None:
         self.sums: Sums = sums
+        self.seconds = 0.0
         self.untraced = 0
-        self._began = began
         self._ended: datetime | None = None
         self._nodes: set[int] = set()
         self._seen: dict[int, Seen] = {}
         self._machine = _Machine()
 
-    def add(self, sample: Sample) -> None:
-        """The events since the sample before, those of targets that ended included."""
-        self._began = self._began or sample.time
+    def add(self, sample: Sample, seconds: float) -> None:
+        """The events of these seconds, those of targets that ended included."""
+        self.seconds += seconds
         self._ended = sample.time
         self.untraced = sample.untraced
         self._nodes.update(sample.node_ids)
@@ -243,11 +243,6 @@ class Period(Generic[Sums]):
         if self._ended is None:
             raise ValueError("nothing was added")
         return self._ended
-
-    @property
-    def seconds(self) -> float:
-        """How long it was; 0 where somebody set the clock back."""
-        return max(0.0, (self.ended - (self._began or self.ended)).total_seconds())
 
     @property
     def nodes(self) -> list[int]:
