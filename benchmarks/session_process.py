@@ -92,7 +92,7 @@ def _now() -> tuple[int, int]:
 
 def _refresh(session: Session) -> Report:
     begin = _now()
-    snapshot = session.refresh()
+    snapshot = session.refresh().only
     report = _measured(begin)
     report["reported_ns"] = snapshot.refresh.cpu_ns
     report["regions_read"] = snapshot.refresh.regions_read

@@ -48,98 +48,239 @@ static __always_inline bool satisfied(u64 entry, u32 write)
 	return (entry & ENTRY_PRESENT) && (!write || (entry & ENTRY_WRITE));
 }
 
-static __always_inline void resolve(struct control *c, struct cpu *cpu, u32 number, u64 next_task)
+static __always_inline u32 bin_of(u64 entry)
 {
-	u32 zero = 0, epoch = c->epoch, index = cpu->pending_record, target = cpu->pending_target;
-	u64 entry = fault_entry(c, cpu, cpu->pending_pgd, cpu->pending_address);
+	u32 zero = 0;
 	struct node_table *nodes = node_table.lookup(&zero);
+
+	return nodes ? nodes->bin[block_of(entry)] / BIN_STEP & (BINS - 1) : NOWHERE;
+}
+
+#if FAULTS
+/* tracer/model/events.py */
+enum fault_kind { KIND_NEW, KIND_HUGE, KIND_COW, KIND_HINT, KIND_MAJOR, KIND_OTHER };
+
+static __always_inline u64 frame_of(const struct control *c, u64 entry, u64 address)
+{
+	u64 frame = (upright(entry) & c->paging.address) >> PAGE_SHIFT;
+
+	return is_leaf(entry) ? frame & ~511ULL | (address >> PAGE_SHIFT & 511) : frame;
+}
+
+/* What a fault was about, from the entries before and after it. */
+static __always_inline u32 kind_of(const struct control *c, u64 address, u64 before, u64 after, bool major)
+{
+	if (major)
+		return KIND_MAJOR;
+	if (!maps_page(after))
+		return KIND_OTHER;
+	/* Nothing, a page table, or the zero page. */
+	if (!before || before & ENTRY_PRESENT && !maps_page(before))
+		return is_leaf(after) ? KIND_HUGE : KIND_NEW;
+	if (!maps_page(before))
+		return KIND_OTHER;
+	if (!(before & ENTRY_PRESENT))
+		return KIND_HINT;
+	return frame_of(c, before, address) == frame_of(c, after, address) ? KIND_OTHER : KIND_COW;
+}
+
+/* A fault that is over, under the CPU where it began. */
+struct finished {
+	u64 mm;
+	u64 address;
+	u64 before;
+	u64 after;
+	u32 target;
+	u32 cpu;
+	u32 thread;
+	u32 major;
+};
+
+static __always_inline void count_fault(const struct control *c, struct cpu *cpu, u32 number, const struct finished *f)
+{
+	u32 kind = kind_of(c, f->address, f->before, f->after, f->major), index;
+	u32 bin = maps_page(f->after) ? bin_of(f->after) : NOWHERE;
+	u64 value = kind | (u64)f->cpu << 8 | (FAULTS > 1 ? (u64)f->thread << 32 : 0);
+	u64 key = span_of(cpu, f->mm, f->address);
+	struct record *record = tally(cpu, number, c->epoch, f->target, RECORD_FAULTS, key, value, &index);
+
+	if (record)
+		record->faults[bin & (BINS - 1)]++;
+}
+
+/* A fault of this thread was overtaken; wherever the thread is now, that fault is over. */
+static __always_inline void count_overtaken(const struct control *c, struct cpu *cpu, u32 number, u32 tid, u32 majors)
+{
+	struct overtaken *it = blocked.lookup(&tid), copy;
+	struct finished f;
+	struct leaf leaf;
+
+	if (!it)
+		return;
+	copy = *it;
+	if (blocked.delete(&tid)) /* somebody else counts it */
+		return;
+	leaf = walk_to_leaf(&c->paging, copy.pgd, copy.address);
+	f.mm = copy.mm;
+	f.address = copy.address;
+	f.before = copy.before;
+	f.after = satisfied(leaf.entry, copy.write) ? leaf.entry : 0;
+	f.target = copy.target;
+	f.cpu = copy.cpu;
+	f.thread = tid;
+	f.major = majors != copy.majors;
+	count_fault(c, cpu, number, &f);
+}
+
+static __always_inline void count_pending(const struct control *c, struct cpu *cpu, u32 number, u64 entry)
+{
+	struct finished f = {
+		.mm = cpu->pending_mm,
+		.address = cpu->pending_address,
+		.before = cpu->pending_before,
+		.after = entry,
+		.target = cpu->pending_target,
+		.cpu = number,
+		.thread = read_u32(cpu->pending_task + TASK_PID),
+		.major = read_u32(cpu->pending_task + TASK_MAJORS) != cpu->pending_majors,
+	};
+
+	count_fault(c, cpu, number, &f);
+}
+#endif
+
+/* The pending fault is not over, and another thread's comes to this CPU: it goes on elsewhere, or sleeps. */
+static __always_inline void overtake(struct control *c, struct cpu *cpu, u32 number)
+{
+	struct overtaken it = {
+		.address = cpu->pending_address,
+		.mm = cpu->pending_mm,
+		.pgd = cpu->pending_pgd,
+		.before = cpu->pending_before,
+		.target = cpu->pending_target,
+		.write = cpu->pending_write,
+		.sequence = cpu->sequence,
+		.cpu = number,
+		.majors = cpu->pending_majors,
+	};
+	u32 tid = read_u32(cpu->pending_task + TASK_PID);
+
+	if (blocked.update(&tid, &it))
+		cpu->dropped++;
+	c->blocked++;
+}
+
+static __always_inline void resolve(struct control *c, struct cpu *cpu, u32 number, u64 next_task, u64 next_address)
+{
+	u32 epoch = c->epoch, index = cpu->pending_record, target = cpu->pending_target;
+	u64 entry = fault_entry(c, cpu, cpu->pending_pgd, cpu->pending_address);
 	struct record *record;
 
 	if (cpu->pending_epoch == epoch + 1)
 		record = records.lookup(&index);
 	else
 		record = touch(cpu, number, epoch, target, cpu->pending_address >> REGION_SHIFT, &index);
-	if (!record || !nodes)
+	if (!record)
 		return;
 	if (satisfied(entry, cpu->pending_write)) {
+#if FAULTS
+		count_pending(c, cpu, number, entry);
+#else
 		if (maps_page(entry))
-			record->faults[(nodes->bin[block_of(entry)] / BIN_STEP) & (BINS - 1)]++;
+			record->faults[bin_of(entry)]++;
+#endif
 		return;
 	}
 	record->unresolved++;
-	if (cpu->pending_task != next_task) {
-		struct overtaken it = {
-			.address = cpu->pending_address,
-			.target = target,
-			.write = cpu->pending_write,
-			.sequence = cpu->sequence,
-			.cpu = number,
-		};
-		u32 tid = read_u32(cpu->pending_task + TASK_PID);
-
-		if (blocked.update(&tid, &it))
-			cpu->dropped++;
-		c->blocked++;
-	}
+	if (cpu->pending_task != next_task)
+		overtake(c, cpu, number);
+#if FAULTS
+	else if (cpu->pending_address >> PAGE_SHIFT != next_address >> PAGE_SHIFT)
+		count_pending(c, cpu, number, 0); /* it left nothing, or what it left is gone; the same page is a retry */
+#endif
 }
 
 /*
- * The mm of the present task. A task keeps it until it executes another program, and a new task may take the place of
- * one that is gone: both change the generation (life.c). Between such changes one look serves a run of faults. Tasks without an mm (kernel threads that borrow one) are asked each time.
+ * The target that the present task changes. A task keeps its mm until it executes another program, and a new task may
+ * take the place of one that is gone: both change the generation (life.c), as does every change of the targets. Between
+ * such changes one look serves a run of faults. Tasks without an mm (kernel threads that borrow one) are asked each
+ * time.
  */
-static __always_inline u64 mm_of_task(const struct control *c, struct cpu *cpu, u64 task)
+static __always_inline struct target *target_of_task(const struct control *c, struct cpu *cpu, u64 task)
 {
+	u32 slot, generation = c->generation;
 	u64 mm;
 
-	if (cpu->last_task == task && cpu->generation == c->generation)
-		return cpu->last_mm;
+	if (cpu->last_task == task && cpu->generation == generation) {
+		slot = cpu->last_slot;
+		return slot == NO_SLOT ? NULL : target_at(slot, cpu->last_mm);
+	}
 	mm = read_u64(task + TASK_MM);
+	slot = slot_of(mm);
 	cpu->last_task = mm && !(read_u32(task + TASK_FLAGS) & PF_KTHREAD) ? task : 0;
 	cpu->last_mm = mm;
-	cpu->generation = c->generation;
-	return mm;
+	cpu->last_slot = slot;
+	cpu->generation = generation;
+	return slot == NO_SLOT ? NULL : target_at(slot, mm);
+}
+
+/* Keep what is known of a fault before it is handled. */
+static __always_inline void suspend(const struct control *c, struct cpu *cpu, u32 number, const struct target *target,
+				    u64 task, u64 address, u64 frame, u64 code, bool user)
+{
+	u64 region = address >> REGION_SHIFT;
+	u32 index = cpu->pending_record;
+	struct record *record;
+
+	if (cpu->pending_epoch == c->epoch + 1 && cpu->pending_target == target->number &&
+	    cpu->pending_address >> REGION_SHIFT == region)
+		record = records.lookup(&index);
+	else
+		record = touch(cpu, number, c->epoch, target->number, region, &index);
+	if (record)
+		record->touches++;
+	cpu->faults++;
+	cpu->sequence++;
+	cpu->pending_address = address;
+	cpu->pending_pgd = target->pgd;
+	cpu->pending_mm = target->mm;
+	cpu->pending_task = task;
+	cpu->pending_frame = frame;
+	cpu->pending_ip = user ? 0 : read_u64(frame + REGS_IP);
+	cpu->pending_write = code & FAULT_WRITE;
+	cpu->pending_target = target->number;
+	cpu->pending_record = record ? index : 0;
+	cpu->pending_epoch = record ? c->epoch + 1 : 0;
+#if FAULTS
+	cpu->pending_before = fault_entry(c, cpu, target->pgd, address);
+	cpu->pending_majors = read_u32(task + TASK_MAJORS);
+#endif
+	cpu->pending_open = 1;
 }
 
 static __always_inline int on_fault(struct bpf_raw_tracepoint_args *ctx, bool user)
 {
-	u64 task = bpf_get_current_task(), address = ctx->args[0], region = address >> REGION_SHIFT;
+	u64 task = bpf_get_current_task(), address = ctx->args[0];
 	struct control *c = get_control();
 	struct target *target;
-	struct record *record;
 	struct cpu *cpu;
-	u32 number, index;
+	u32 number;
 
 	cpu = this_cpu(&number);
 	if (!c || !cpu)
 		return 0;
-	target = target_of(mm_of_task(c, cpu, task));
+	target = target_of_task(c, cpu, task);
 	if (!target || !enter(cpu))
 		return 0;
 	if (cpu->pending_open)
-		resolve(c, cpu, number, task);
+		resolve(c, cpu, number, task, address);
 	cpu->pending_open = 0;
-	if (address >> 56 == 0) { /* not one of the kernel's own addresses */
-		index = cpu->pending_record;
-		if (cpu->pending_epoch == c->epoch + 1 && cpu->pending_target == target->number &&
-		    cpu->pending_address >> REGION_SHIFT == region)
-			record = records.lookup(&index);
-		else
-			record = touch(cpu, number, c->epoch, target->number, region, &index);
-		if (record)
-			record->touches++;
-		cpu->faults++;
-		cpu->sequence++;
-		cpu->pending_address = address;
-		cpu->pending_pgd = target->pgd;
-		cpu->pending_task = task;
-		cpu->pending_frame = ctx->args[1];
-		cpu->pending_ip = user ? 0 : read_u64(ctx->args[1] + REGS_IP);
-		cpu->pending_write = ctx->args[2] & FAULT_WRITE;
-		cpu->pending_target = target->number;
-		cpu->pending_record = record ? index : 0;
-		cpu->pending_epoch = record ? c->epoch + 1 : 0;
-		cpu->pending_open = 1;
-	}
+#if FAULTS
+	if (c->blocked)
+		count_overtaken(c, cpu, number, (u32)bpf_get_current_pid_tgid(), read_u32(task + TASK_MAJORS));
+#endif
+	if (address >> 56 == 0) /* not one of the kernel's own addresses */
+		suspend(c, cpu, number, target, task, address, ctx->args[1], ctx->args[2], user);
 	leave(cpu);
 	return 0;
 }
@@ -153,3 +294,39 @@ int fault_kernel(struct bpf_raw_tracepoint_args *ctx)
 {
 	return on_fault(ctx, false);
 }
+
+#if FAULTS
+struct settlement {
+	u32 thread; /* of an overtaken fault, or 0 */
+	u32 majors; /* of that thread, now */
+};
+BPF_F_TABLE("array", u32, struct settlement, settlement, 1, BPF_F_MMAPABLE);
+
+/*
+ * Run by user space on a CPU, whose interrupts are off meanwhile: count its pending fault if it is over, so that a
+ * fault is not left uncounted because no other followed it there; and an overtaken one that user space found over.
+ */
+int settle_faults(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 zero = 0, number;
+	struct settlement *it = settlement.lookup(&zero);
+	struct control *c = get_control();
+	struct cpu *cpu = this_cpu(&number);
+	u64 entry;
+
+	if (!c || !cpu || !it || cpu->busy)
+		return 0;
+	if (it->thread) {
+		count_overtaken(c, cpu, number, it->thread, it->majors);
+		return 0;
+	}
+	if (!cpu->pending_open)
+		return 0;
+	entry = fault_entry(c, cpu, cpu->pending_pgd, cpu->pending_address);
+	if (!satisfied(entry, cpu->pending_write))
+		return 0;
+	count_pending(c, cpu, number, entry);
+	cpu->pending_open = 0;
+	return 0;
+}
+#endif

@@ -1,84 +1,119 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * Lives of targets. An exec gives a traced process a new mm, which is traced from that moment on, before its first
- * instruction; mmap:exit_mmap is the one sure end of an mm.
+ * Lives of targets. A child has its parent's pages from the first moment and an exec gives a process a new mm; both are
+ * traced before they run their first instruction. mmap:exit_mmap is the one sure end of an mm.
  */
+#define CLONE_THREAD 0x00010000 /* include/uapi/linux/sched.h */
+
+static __always_inline void born(struct control *c, u32 kind, u64 mm, u32 tgid)
+{
+	u32 number, name = admit(c, mm, tgid);
+	struct cpu *cpu = this_cpu(&number);
+
+	if (!name || !cpu || !enter(cpu))
+		return;
+	note(cpu, number, c->epoch, kind, name, mm, tgid);
+	leave(cpu);
+}
 
 /* sched:sched_process_exec(task, old_pid, bprm): fires in the task, after it took the new mm. */
 int executed(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 task = ctx->args[0];
 	struct control *c = get_control();
-	struct cpu *cpu;
-	u32 number, tgid;
-	bool traced = false;
+	u32 tgid;
 
 	if (!c)
 		return 0;
 	__sync_fetch_and_add(&c->generation, 1); /* whoever it is, the task has another mm now */
-	if (!c->active)
-		return 0;
 	tgid = read_u32(task + TASK_TGID);
-	for (u32 i = 0; i < ACTIVE; i++) {
-		u32 slot;
-		struct target *target;
-
-		if (i >= c->active)
-			break;
-		slot = c->slots[i];
-		target = targets.lookup(&slot);
-		if (target && target->tgid == tgid)
-			traced = true;
-	}
-	if (!traced)
-		return 0;
-	cpu = this_cpu(&number);
-	if (!cpu || !enter(cpu))
-		return 0;
-	u64 mm = read_u64(task + TASK_MM);
-	u32 slot = target_slot(mm), name = c->next_number;
-	struct target *fresh = targets.lookup(&slot);
-
-	if (fresh && (!fresh->mm || fresh->tgid == tgid)) {
-		c->next_number = name + 1;
-		fresh->pgd = read_u64(mm + MM_PGD);
-		fresh->tgid = tgid;
-		fresh->number = name;
-		fresh->mm = mm;
-		note(cpu, number, c->epoch, RECORD_EXEC, name, mm, tgid);
-	} else {
-		cpu->dropped++;
-		note(cpu, number, c->epoch, RECORD_EXEC, 0, mm, tgid);
-	}
-	leave(cpu);
+	if (followed.lookup(&tgid))
+		born(c, RECORD_EXEC, read_u64(task + TASK_MM), tgid);
 	return 0;
 }
 
-/* task:task_newtask(task, clone_flags): a task_struct may be one that a CPU remembers from a task that is gone. */
+/*
+ * task:task_newtask(task, clone_flags): fires in the parent, when nothing can fail any more and the child does not run
+ * yet. Whoever it is, its task_struct may be one that a CPU remembers from a task that is gone.
+ */
 int task_made(struct bpf_raw_tracepoint_args *ctx)
 {
+	u64 child = ctx->args[0], mm;
 	struct control *c = get_control();
+	u32 parent = bpf_get_current_pid_tgid() >> 32, tgid, *flags, copy;
 
-	if (c)
-		__sync_fetch_and_add(&c->generation, 1);
+	if (!c)
+		return 0;
+	__sync_fetch_and_add(&c->generation, 1);
+	if (ctx->args[1] & CLONE_THREAD)
+		return 0;
+	flags = followed.lookup(&parent);
+	if (!flags || !(*flags & FOLLOW_FORKS))
+		return 0;
+	copy = *flags;
+	tgid = read_u32(child + TASK_TGID);
+	if (followed.update(&tgid, &copy))
+		__sync_fetch_and_add(&c->untraced, 1);
+	mm = read_u64(child + TASK_MM);
+	/* A child of vfork shares its parent's mm, which is traced already, until it executes something. */
+	if (mm && slot_of(mm) == NO_SLOT)
+		born(c, RECORD_FORK, mm, tgid);
+	return 0;
+}
+
+/* sched:sched_process_exit(task): fires in each thread; the process ends with its last one. */
+int task_ended(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 task = ctx->args[0];
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+
+	if (followed.lookup(&tgid) && !read_u32(read_u64(task + TASK_SIGNAL) + SIGNAL_LIVE))
+		followed.delete(&tgid);
 	return 0;
 }
 
 /* mmap:exit_mmap(mm) */
 int mm_ended(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct target *target = target_of(ctx->args[0]);
+	u64 mm = ctx->args[0];
 	struct control *c;
 	struct cpu *cpu;
-	u32 number;
+	u32 number, name;
 
-	if (!target)
+	if (slot_of(mm) == NO_SLOT)
 		return 0;
 	c = get_control();
 	cpu = this_cpu(&number);
-	if (!c || !cpu || !enter(cpu))
+	if (!c || !cpu)
 		return 0;
-	note(cpu, number, c->epoch, RECORD_EXIT, target->number, target->mm, 0);
+	name = expel(c, mm);
+	if (!name || !enter(cpu))
+		return 0;
+	note(cpu, number, c->epoch, RECORD_EXIT, name, mm, 0);
 	leave(cpu);
+	return 0;
+}
+
+/* --- run by user space --- */
+
+int admit_target(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 zero = 0;
+	struct admission *it = admission.lookup(&zero);
+	struct control *c = get_control();
+
+	if (it && c)
+		it->number = admit(c, it->mm, it->tgid);
+	return 0;
+}
+
+int expel_target(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 zero = 0;
+	struct admission *it = admission.lookup(&zero);
+	struct control *c = get_control();
+
+	if (it && c)
+		it->number = expel(c, it->mm);
 	return 0;
 }

@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * What happened in an epoch: per CPU a log of records, one per region that was touched (with the faults seen there, by the
- * node of the page that each left behind) and one per range, doubt or life event. A small direct-mapped table finds a region's record
- * again, so a region that faults a thousand times takes one record; two regions that share a slot take turns and more
- * records, which the reader adds up. Two logs per CPU take turns by epoch. A full log drops the record and counts it.
+ * node of the page that each left behind) and one per range or life event. A small direct-mapped table finds a region's
+ * record again, so a region that faults a thousand times takes one record; two regions that share a slot take turns and
+ * more records, which the reader adds up. Two logs per CPU take turns by epoch. A full log drops the record and counts
+ * it.
+ *
+ * Variants: FAULTS=1 tells faults apart by span, kind and CPU, FAULTS=2 by thread as well; FLOWS=1 follows each page
+ * that migrates. Then a region has a record for each of these, told apart by `value`.
  *
  * Everything is per CPU and written without atomics. Programs do not preempt each other on a CPU, but a fault in an
  * interrupt (a profiler that reads user stacks) can interrupt one: it finds the CPU busy, counts itself as missed and
@@ -12,10 +16,14 @@
 #pragma once
 
 enum record_kind {
-	RECORD_REGION = 1, /* key: region number; faults per bin */
+	RECORD_REGION = 1, /* key: region number << 9; faults per bin */
 	RECORD_RANGE = 2,  /* key: first address, value: end */
 	RECORD_EXEC = 3,   /* key: new mm, value: tgid; target: the new number */
 	RECORD_EXIT = 4,   /* key: mm */
+	RECORD_FORK = 5,   /* as RECORD_EXEC */
+	RECORD_FAULTS = 6, /* key: page number where the span begins; value: kind, CPU << 8, thread << 32; faults per bin */
+	RECORD_FLOW = 7,   /* key: as above; value: source bin, destination bin << 16, reason << 32; touches: pages moved,
+			      unresolved: pages put back */
 };
 
 struct record {
@@ -30,10 +38,11 @@ struct record {
 
 struct remembered {
 	u64 key;
+	u64 value;
+	u32 kind;
 	u32 target;
 	u32 epoch; /* epoch of the record plus 1, so that zeroed memory matches nothing */
 	u32 record;
-	u32 pad;
 };
 
 struct cpu {
@@ -48,7 +57,9 @@ struct cpu {
 	u32 pending_target;
 	u32 pending_record;
 	u32 pending_epoch; /* plus 1, as in struct remembered */
-	u32 pad;
+	u32 pending_majors; /* of the task, before */
+	u64 pending_before; /* the entry, before */
+	u64 pending_mm;
 	/* the page table of the region last looked up, and where its PMD entry is */
 	u64 table;
 	u64 table_region;
@@ -67,23 +78,34 @@ struct cpu {
 	u32 dropped; /* records that found the log full, threads that found `blocked` full */
 	u32 used[2]; /* records in each log */
 	u64 faults;
-	u64 unexplained; /* changes that nobody located */
+	u64 unexplained; /* changes that nobody located, of any target */
 	u64 doubt_call;  /* of the last one: system call number, -1: none, and thread */
 	u64 doubt_tid;
+	/* a look at all targets, which goes on from program to program (migrate.c) */
+	u32 scan_next;
+	u32 scan_pages;
+	/* the VMA last looked up (maple.h) */
+	u64 vma;
+	u64 vma_list;
 	/* from here on not a target's alone, so not part of what tells whether anything happened (Hooks.token) */
 	u64 last_task;   /* whose fault came last, of whatever process */
 	u64 last_mm;     /* its mm */
-	u32 generation;  /* of these two */
-	u32 pad2;
-	u64 pad3[6];     /* CPUs do not share cache lines */
+	u32 last_slot;   /* of the target that this is, or NO_SLOT */
+	u32 generation;  /* of these three */
+	u64 pad[6];      /* CPUs do not share cache lines */
 };
 
 struct overtaken {
 	u64 address;
+	u64 mm;
+	u64 pgd;
+	u64 before;
 	u32 target;
 	u32 write;
 	u32 sequence;
 	u32 cpu;
+	u32 majors;
+	u32 pad;
 };
 
 BPF_F_TABLE("array", u32, struct cpu, cpus, CPUS, BPF_F_MMAPABLE);
@@ -143,28 +165,40 @@ static __always_inline void note(struct cpu *cpu, u32 number, u32 epoch, u32 kin
 	record->value = value;
 }
 
-/* The record of a region in this epoch, made if there is none yet. */
-static __always_inline struct record *touch(struct cpu *cpu, u32 number, u32 epoch, u32 target, u64 region, u32 *index)
+/* The record of this kind, key and value in this epoch, made if there is none yet. */
+static __always_inline struct record *tally(struct cpu *cpu, u32 number, u32 epoch, u32 target, u32 kind, u64 key,
+					    u64 value, u32 *index)
 {
-	u32 slot = number * MEMORY + (((region * 0x9E3779B97F4A7C15ULL) >> 40) & (MEMORY - 1));
+	u64 hash = ((key >> 9 ^ key << 32 ^ value << 16 ^ kind) * 0x9E3779B97F4A7C15ULL) >> 40;
+	u32 slot = number * MEMORY + (hash & (MEMORY - 1));
 	struct remembered *seen = remembered.lookup(&slot);
 	struct record *record;
 
 	if (!seen)
 		return NULL;
-	if (seen->key == region && seen->epoch == epoch + 1 && seen->target == target) {
+	if (seen->key == key && seen->epoch == epoch + 1 && seen->target == target && seen->value == value &&
+	    seen->kind == kind) {
 		*index = seen->record;
 		return records.lookup(index);
 	}
 	record = append(cpu, number, epoch, index);
 	if (!record)
 		return NULL;
-	record->key = region;
-	record->kind = RECORD_REGION;
+	record->key = key;
+	record->value = value;
+	record->kind = kind;
 	record->target = target;
-	seen->key = region;
+	seen->key = key;
+	seen->value = value;
+	seen->kind = kind;
 	seen->target = target;
 	seen->epoch = epoch + 1;
 	seen->record = *index;
 	return record;
+}
+
+/* The record that says that a region was touched. */
+static __always_inline struct record *touch(struct cpu *cpu, u32 number, u32 epoch, u32 target, u64 region, u32 *index)
+{
+	return tally(cpu, number, epoch, target, RECORD_REGION, region << 9, 0, index);
 }

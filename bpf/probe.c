@@ -4,9 +4,14 @@ struct glance {
 	u64 mm;           /* in */
 	u64 pgd;
 	u64 owner;        /* task that owns the mm, 0 when the kernel does not keep it */
+	u64 owner_mm;     /* its mm: this one, unless that task is moving on to another */
 	u64 lock_seq;     /* 0 when the kernel has none */
 	u64 map_count;
 	u64 total_vm;
+	u64 writer;       /* 1 while somebody holds mmap_lock for writing; 0 where that cannot be seen */
+	u64 start_brk;
+	u64 brk;
+	u64 start_stack;
 	u64 hugetlb_pages; /* mapped hugetlb memory in 4 KiB pages */
 	u64 rss;          /* pages; exact, and only, where each thread caches its part (6.1) */
 	u32 owner_tgid;
@@ -74,6 +79,12 @@ int look(struct bpf_raw_tracepoint_args *ctx)
 #endif
 	g->map_count = read_u32(g->mm + MM_MAP_COUNT);
 	g->total_vm = read_u64(g->mm + MM_TOTAL_VM);
+#ifdef MM_LOCK_COUNT
+	g->writer = read_u64(g->mm + MM_LOCK_COUNT) & 1; /* RWSEM_WRITER_LOCKED, kernel/locking/rwsem.c */
+#endif
+	g->start_brk = read_u64(g->mm + MM_START_BRK);
+	g->brk = read_u64(g->mm + MM_BRK);
+	g->start_stack = read_u64(g->mm + MM_START_STACK);
 #ifdef MM_HUGETLB
 	g->hugetlb_pages = read_u64(g->mm + MM_HUGETLB);
 #endif
@@ -84,6 +95,7 @@ int look(struct bpf_raw_tracepoint_args *ctx)
 	if (!g->owner)
 		return 0;
 	g->owner_tgid = read_u32(g->owner + TASK_TGID);
+	g->owner_mm = read_u64(g->owner + TASK_MM);
 	policy = read_u64(g->owner + TASK_POLICY);
 	if (policy)
 		read_policy(policy, &g->policy_mode, &g->policy_flags, g->policy_nodes);

@@ -16,8 +16,10 @@ enum system_call {
 	SYS_MREMAP = 25,
 	SYS_MADVISE = 28,
 	SYS_RECVFROM = 45,
+	SYS_EXECVE = 59,
 	SYS_MLOCK = 149,
 	SYS_GETRANDOM = 318,
+	SYS_EXECVEAT = 322,
 	SYS_MLOCK2 = 325,
 };
 
@@ -116,6 +118,9 @@ static __always_inline bool range_of_call(struct cpu *cpu, u32 number, u32 epoch
 		if (!a[0]) /* the kernel chooses the place: perhaps one that looks as before */
 			return false;
 		break;
+	case SYS_EXECVE:
+	case SYS_EXECVEAT: /* the arguments are added to the RSS of the mm that is left, and taken off again (fs/exec.c) */
+		return true;
 	case SYS_MUNMAP:
 	case SYS_MADVISE:
 	case SYS_MLOCK:
@@ -142,7 +147,7 @@ static __always_inline void read_call(const struct control *c, u64 task, struct 
 }
 
 /* Say where the present task changes the target, or count the change as unexplained. */
-static __always_inline void explain(const struct control *c, struct cpu *cpu, u32 number, const struct target *target,
+static __always_inline void explain(const struct control *c, struct cpu *cpu, u32 number, struct target *target,
 				    u64 stack_pointer)
 {
 	u64 task = bpf_get_current_task();
@@ -159,6 +164,9 @@ static __always_inline void explain(const struct control *c, struct cpu *cpu, u3
 					   : range_of_call(cpu, number, epoch, target->number, &call))
 			return;
 	}
+	if (!read_u32(target->mm + MM_USERS)) /* the mm is being taken down, and nobody can look at it any more */
+		return;
+	__sync_fetch_and_add(&target->unexplained, 1);
 	cpu->unexplained++;
 	cpu->doubt_call = call.number;
 	cpu->doubt_tid = (u32)bpf_get_current_pid_tgid();

@@ -1,21 +1,43 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * The VMAs of a target with their policies, in address order, from the kernel's maple tree (lib/maple_tree.c), without
- * any lock. One leaf of the tree a run, then a tail call for the next one; `from` tells where to go on. A change of the
- * list while it is read shows in mm_lock_seq or in map_count, which the caller compares before and after.
+ * any lock: either each of them, in ranges of addresses, or one digest a leaf of the tree, which tells where something
+ * differs from what was read before. One leaf a run, then a tail call for the next one; `from` tells where to go on.
+ * A change of the list while it is read shows in mm_lock_seq, or in a second look, which the caller sees to.
  */
 #define VMAS 1024
+#define LEAVES 4096
+#define RANGES 1024
 #define SLOTS 16
 #define ARANGE_SLOTS 10
 #define DEPTH 8
 #define TMPFS_MAGIC 0x01021994
 #define TREE_DEPTH 32
+#define NAME_WORDS 10 /* ANON_VMA_NAME_MAX_LEN, include/linux/mm_inline.h */
+#define COMPLETE (~0ULL)
 
 struct vma_request {
 	u64 mm;
-	u64 from; /* in and out: the next address to look at, 0 at the start; ~0 when the list is complete */
-	u64 count; /* out: how many were found */
+	u64 summing; /* 1: digests of leaves into vma_leaves, 0: VMAs into vmas_found */
+	u64 from; /* in and out: the next address to look at; COMPLETE when the range is done */
+	u64 until; /* end of the range, excluded */
+	u64 next; /* in and out: index of the range in vma_ranges that follows */
+	u64 ranges; /* how many there are */
+	u64 count; /* out: how many VMAs or leaves were found */
 	u64 broken; /* out: 1 when something in the tree made no sense (it changed underneath) */
+};
+
+struct vma_range {
+	u64 from;
+	u64 until;
+};
+
+/* A leaf covers the addresses from `from` up to `until`, and the leaves cover all addresses. */
+struct vma_leaf {
+	u64 from;
+	u64 until;
+	u64 digest; /* of everything in struct vma_found; never 0 */
+	u64 count;
 };
 
 struct vma_found {
@@ -24,13 +46,18 @@ struct vma_found {
 	u64 flags;
 	u64 pgoff;
 	u64 file;
-	u64 anon_vma;
+	u64 ops; /* vm_ops, 0 for ordinary anonymous memory */
+	u64 inode; /* of the file; without one, what the operations keep (the description of a special mapping) */
+	u64 ino;
+	u64 name; /* changes with the file's own name and its being unlinked, or with the name given by prctl */
 	u64 block_size; /* of the file's file system: the page size on hugetlbfs */
 	u64 policy; /* the mempolicy in force for its first page, 0: the task's */
 	u64 nodes[NODE_WORDS];
 	u16 policy_mode;
 	u16 policy_flags;
-	u32 pad;
+	u32 device; /* of the file system */
+	u64 digest; /* of all that stands above */
+	u64 anon_vma; /* comes with the first fault, without any lock for writing */
 };
 
 struct maple_node_copy {
@@ -41,10 +68,30 @@ struct vma_copy {
 	u8 byte[VMA_BYTES];
 };
 
+/* What is read from a VMA's file and name; the same for many VMAs in a row. */
+struct vma_backing {
+	u64 file;
+	u64 anon_name;
+	u64 inode;
+	u64 ino;
+	u64 name;
+	u64 magic;
+	u64 block_size;
+	u64 device;
+};
+
+struct vma_scratch {
+	struct vma_copy vma;
+	struct vma_found found;
+	u64 text[NAME_WORDS];
+};
+
 BPF_F_TABLE("array", u32, struct vma_request, vma_request, 1, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, struct vma_range, vma_ranges, RANGES, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct vma_found, vmas_found, VMAS, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, struct vma_leaf, vma_leaves, LEAVES, BPF_F_MMAPABLE);
 BPF_PERCPU_ARRAY(maple_node, struct maple_node_copy, 1);
-BPF_PERCPU_ARRAY(vma_copied, struct vma_copy, 1);
+BPF_PERCPU_ARRAY(vma_scratch, struct vma_scratch, 1);
 BPF_PROG_ARRAY(vmas_again, 1);
 
 #define VMA_FIELD(copy, offset) (*(u64 *)((copy)->byte + (offset)))
@@ -79,29 +126,90 @@ static __always_inline u64 policy_of(const struct vma_copy *vma, u64 inode, u64 
 	return VMA_FIELD(vma, VMA_POLICY);
 }
 
-static __always_inline void fill(struct vma_found *out, const struct vma_copy *vma)
+static __always_inline u64 mix(u64 digest, u64 word)
 {
-	u64 inode, super, magic = 0;
+	digest = (digest ^ word) * 0x9e3779b97f4a7c15ULL;
+	return digest ^ (digest >> 32);
+}
+
+#ifdef VMA_ANON_NAME
+/* PR_SET_VMA_ANON_NAME; the text itself, because the kernel may use its place again for another one. */
+static __always_inline u64 name_digest(u64 anon_name, u64 *text)
+{
+	u64 digest = 1;
+
+	for (u32 i = 0; i < NAME_WORDS; i++)
+		text[i] = 0;
+	bpf_probe_read_kernel_str(text, NAME_WORDS * 8, (void *)(anon_name + ANON_NAME_TEXT));
+	for (u32 i = 0; i < NAME_WORDS; i++)
+		digest = mix(digest, text[i]);
+	return digest;
+}
+#endif
+
+static __always_inline void read_file(struct vma_backing *b)
+{
+	u64 dentry = read_u64(b->file + FILE_DENTRY);
+	u64 super;
+
+	b->inode = read_u64(b->file + FILE_INODE);
+	b->ino = read_u64(b->inode + INODE_NUMBER);
+	super = read_u64(b->inode + INODE_SUPER);
+	b->magic = read_u64(super + SUPER_MAGIC);
+	b->block_size = read_u64(super + SUPER_BLOCK_SIZE);
+	b->device = read_u32(super + SUPER_DEVICE);
+	/* The hash of a name goes over its directory, too (full_name_hash() in fs/namei.c); unlinked: d_unhashed(). */
+	b->name = mix(mix(dentry, read_u64(dentry + DENTRY_NAME)), !read_u64(dentry + DENTRY_HASHED));
+}
+
+static __always_inline void read_backing(struct vma_backing *b, const struct vma_copy *vma, u64 *text)
+{
+	u64 file = VMA_FIELD(vma, VMA_FILE), anon_name = 0;
+
+#ifdef VMA_ANON_NAME
+	if (ANON_NAME_APART || !file)
+		anon_name = VMA_FIELD(vma, VMA_ANON_NAME);
+#endif
+	if (file == b->file && anon_name == b->anon_name && file)
+		return;
+	b->file = file;
+	b->anon_name = anon_name;
+	b->inode = VMA_FIELD(vma, VMA_PRIVATE);
+	b->ino = b->name = b->magic = b->block_size = b->device = 0;
+	if (file)
+		read_file(b);
+#ifdef VMA_ANON_NAME
+	if (anon_name)
+		b->name = mix(b->name, name_digest(anon_name, text));
+#endif
+}
+
+static __always_inline void fill(struct vma_found *out, const struct vma_copy *vma, const struct vma_backing *b)
+{
+	u64 digest = 0;
 
 	out->start = VMA_FIELD(vma, VMA_START);
 	out->end = VMA_FIELD(vma, VMA_END);
 	out->flags = VMA_FIELD(vma, VMA_FLAGS);
 	out->pgoff = VMA_FIELD(vma, VMA_PGOFF);
-	out->file = VMA_FIELD(vma, VMA_FILE);
-	out->anon_vma = VMA_FIELD(vma, VMA_ANON_VMA);
-	out->block_size = 0;
-	inode = 0;
-	if (out->file) {
-		inode = read_u64(out->file + FILE_INODE);
-		super = read_u64(inode + INODE_SUPER);
-		magic = read_u64(super + SUPER_MAGIC);
-		out->block_size = read_u64(super + SUPER_BLOCK_SIZE);
-	}
-	out->policy = policy_of(vma, inode, magic);
+	out->file = b->file;
+	out->ops = VMA_FIELD(vma, VMA_OPS);
+	out->inode = b->file || out->ops ? b->inode : 0;
+	out->ino = b->ino;
+	out->name = b->name;
+	out->block_size = b->block_size;
+	out->device = b->device;
+	out->policy = policy_of(vma, b->inode, b->magic);
 	out->policy_mode = 0;
 	out->policy_flags = 0;
+	for (u32 i = 0; i < NODE_WORDS; i++)
+		out->nodes[i] = 0;
 	if (out->policy)
 		read_policy(out->policy, &out->policy_mode, &out->policy_flags, out->nodes);
+	for (u32 i = 0; i < __builtin_offsetof(struct vma_found, digest) / 8; i++)
+		digest = mix(digest, ((u64 *)out)[i]);
+	out->digest = digest | 1;
+	out->anon_vma = VMA_FIELD(vma, VMA_ANON_VMA);
 }
 
 /* Go down to the leaf that covers `from`; leaves it in `node` and the last index it covers in `max`. */
@@ -150,17 +258,45 @@ static __always_inline bool find_leaf(u64 mm, u64 from, struct maple_node_copy *
 	return false;
 }
 
+/* Begin with the next range, when one is done. */
+static __always_inline bool has_range(struct vma_request *request)
+{
+	u32 at = request->next;
+	struct vma_range *range;
+
+	if (request->from != COMPLETE)
+		return true;
+	if (at >= request->ranges)
+		return false;
+	range = vma_ranges.lookup(&at);
+	if (!range)
+		return false;
+	request->next = at + 1;
+	request->from = range->from;
+	request->until = range->until;
+	return true;
+}
+
 int list_vmas(struct bpf_raw_tracepoint_args *ctx)
 {
-	u32 zero = 0;
+	u32 zero = 0, leaf_at;
 	struct vma_request *request = vma_request.lookup(&zero);
 	struct maple_node_copy *node = maple_node.lookup(&zero);
-	struct vma_copy *vma = vma_copied.lookup(&zero);
-	u64 max, reach = 0;
+	struct vma_scratch *scratch = vma_scratch.lookup(&zero);
+	struct vma_backing backing = {};
+	struct vma_leaf *leaf = 0;
+	u64 max, from, reach = 0, digest = 0, found = 0;
 
-	if (!request || !node || !vma || request->from == ~0ULL)
+	if (!request || !node || !scratch || !has_range(request))
 		return 0;
-	if (!find_leaf(request->mm, request->from, node, &max)) {
+	if (request->summing) {
+		leaf_at = request->count;
+		leaf = vma_leaves.lookup(&leaf_at);
+		if (!leaf) /* full: the caller takes them and goes on from `from` */
+			return 0;
+	}
+	from = request->from;
+	if (!find_leaf(request->mm, from, node, &max)) {
 		request->broken = 1;
 		return 0;
 	}
@@ -168,30 +304,42 @@ int list_vmas(struct bpf_raw_tracepoint_args *ctx)
 		u64 slot = node->word[(RANGE_SLOT / 8 + i) & 31];
 		u64 pivot = i + 1 < SLOTS ? node->word[(RANGE_PIVOT / 8 + i) & 31] : 0;
 		u32 at = request->count;
-		struct vma_found *out;
+		struct vma_found *out = &scratch->found;
 
 		reach = pivot ? pivot : max;
-		if (slot && reach >= request->from) {
-			out = vmas_found.lookup(&at);
-			if (!out) /* the list is full: the caller takes it and goes on from `from` */
+		if (slot && reach >= from) {
+			if (!leaf)
+				out = vmas_found.lookup(&at);
+			if (!out)
 				return 0;
-			if (bpf_probe_read_kernel(vma, sizeof(*vma), (void *)slot) ||
-			    VMA_FIELD(vma, VMA_MM) != request->mm) {
+			if (bpf_probe_read_kernel(&scratch->vma, sizeof(scratch->vma), (void *)slot) ||
+			    VMA_FIELD(&scratch->vma, VMA_MM) != request->mm) {
 				request->broken = 1;
 				return 0;
 			}
-			fill(out, vma);
-			request->count = at + 1;
-			request->from = out->end;
+			if (VMA_FIELD(&scratch->vma, VMA_START) >= request->until)
+				break;
+			read_backing(&backing, &scratch->vma, scratch->text);
+			fill(out, &scratch->vma, &backing);
+			if (leaf) {
+				digest = mix(mix(digest, out->digest), out->anon_vma);
+				found++;
+			} else {
+				request->count = at + 1;
+				request->from = from = out->end;
+			}
 		}
 		if (!pivot || pivot >= max)
 			break;
 	}
-	if (max == ~0ULL) {
-		request->from = ~0ULL;
-		return 0;
+	if (leaf) {
+		leaf->from = from;
+		leaf->until = max == ~0ULL ? max : max + 1;
+		leaf->digest = digest | 1;
+		leaf->count = found;
+		request->count++;
 	}
-	request->from = max + 1;
+	request->from = max == ~0ULL || max + 1 >= request->until ? COMPLETE : max + 1;
 	vmas_again.call(ctx, 0);
 	return 0;
 }

@@ -1,97 +1,110 @@
-"""A session: hooks say where a target changed, a reader says what is there, the model keeps it, snapshots show it.
+"""A session: hooks say where targets changed, a reader says what is there, the model keeps it, snapshots show it.
 
-`Session.refresh` is the loop's body: glance at the mm, take the events of the epoch, settle what they touched, follow
-the VMA list, audit what nobody explained, and give an immutable `Snapshot`. With nothing changed it costs one BPF run.
+`Session.refresh` is the loop's body: see who has come and gone, glance at each mm, end the epoch, let every target
+settle what the epoch's events touched, and give an immutable `Sample`. With nothing changed it costs one BPF run a
+target.
 """
 
 from __future__ import annotations
 
-import os
-import select
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from tracer.errors import NumatraceError
-from tracer.kernel import procfs
+from tracer.kernel.epoch import Birth, Drained, Epoch
+from tracer.kernel.hooks import Hooks
 from tracer.kernel.machinery import Machinery, Options
 from tracer.kernel.procfs import TargetGone
-from tracer.model.policy import DEFAULT, F_NUMA_BALANCING, Policy, Spelling
-from tracer.model.snapshot import Refresh, Snapshot
-from tracer.model.vma import Vma
-from tracer.session_poll import Poller
-from tracer.session_settle import Settler
+from tracer.model.sample import Sample
+from tracer.model.selection import Selection
+from tracer.model.snapshot import Snapshot
+from tracer.session_events import Attribution
+from tracer.session_process import Dresser, Process
+from tracer.session_roster import Roster
+from tracer.session_settle import Budget, Settler
 
-__all__ = ["Options", "Session", "TargetGone"]
+__all__ = ["Options", "Selection", "Session", "TargetGone"]
 
 Progress = Callable[[str, int, int], None]
+Int64s = npt.NDArray[np.int64]
 
-
-@dataclass(slots=True)
-class _Printed:
-    """The VMAs as last printed, and what they were made of."""
-
-    source: tuple[Vma, ...]
-    task: Policy
-    vmas: tuple[Vma, ...]
+EXEC_PATIENCE_S = 10.0
+TICK_S = 0.1  # between two looks, while waiting, at how full the logs are
+BUSY_TICK_S = 0.02  # the same when children may be born: one that is held by its pidfd and its pagemap is not lost
 
 
 class Session:
-    """Traces one target from `start` to `close`; a context manager.
+    """Traces the selected processes from `start` to `close`; a context manager.
 
-    pid: thread group id. progress: called with (what, done, of all; 0: not known) during long work.
-    expect_exec: `pid` is a held command; the placement is read once it has executed its program.
+    selection: what to trace, or the PID of one process. progress: called with (what, done, of all; 0: not known)
+    during long work. expect_exec: the one PID is a held command; it is traced once it has executed its program.
     notes: lines that the user should see once: what could not be used, and what is used instead.
-    Raises NumatraceError (`TargetGone` among them) when the target cannot be traced or has exited.
+    Raises NumatraceError (`TargetGone` among them) when a named target cannot be traced or has exited.
     """
 
     def __init__(
-        self, pid: int, options: Options | None = None, progress: Progress | None = None, expect_exec: bool = False
+        self,
+        selection: Selection | int,
+        options: Options | None = None,
+        progress: Progress | None = None,
+        expect_exec: bool = False,
     ) -> None:
-        self.pid = pid
+        self.selection = Selection((selection,)) if isinstance(selection, int) else selection
         self.options = options or Options()
         self.notes: list[str] = []
         self._progress = progress or (lambda what, done, total: None)
         self._held = expect_exec
-        self._pidfd = -1
         self._machinery: Machinery | None = None
-        self._work: Settler | Poller | None = None
-        self._printed: _Printed | None = None
-        self._spelling: Spelling | None = None
-        self._comm = b""
+        self._roster: Roster | None = None
+        self._saved = Epoch()
+        self._ended: list[Snapshot] = []
+        self._strangers: dict[int, _Stranger] = {}
+        self._over = False
 
     # --- life ---
 
     def start(self) -> None:
-        """Attach the hooks and seed the counters (for a held command: only attach)."""
-        procfs.check_target(self.pid)
-        try:
-            self._pidfd = os.pidfd_open(self.pid)
-        except OSError as error:
-            raise TargetGone(f"no process with PID {self.pid}") from error
-        self._machinery = Machinery(self.options, self.notes)
+        """Attach the hooks and begin to trace (a held command: from its exec on)."""
+        machinery = self._machinery = Machinery(self.options, self.notes)
+        hooks = machinery.hooks
+        self._budget = Budget(self.options.audit_cpu)
+        self._attribution = Attribution(machinery.topology, hooks.reasons if hooks else ())
+        self._dresser = Dresser(machinery, self._attribution)
+        self._roster = Roster(self.selection, machinery, self._budget, self._progress)
+        self._roster.begin(self._held)
+        self._migrations = hooks.migrations() if hooks else None
+        self._say_what_polling_misses()
+        for process in self._roster:
+            if isinstance(process.work, Settler):
+                process.work.seed()
+
+    def _say_what_polling_misses(self) -> None:
+        assert self._machinery is not None
         if self._machinery.hooks is not None:
-            self._work = Settler(self._machinery, self.pid, self._gone, self._progress)
-            self._work.begin(self._held)
-        elif not self._held:
-            self._work = Poller(self._machinery, self.pid)
+            return
+        if self.options.flows or self.options.faults or self.options.threads:
+            raise NumatraceError(
+                "flows and faults are seen by the hooks only, and they cannot be used here",
+                "run as root on Linux 6.1 or later, without `--hooks none`",
+            )
+        if self.selection.follow_forks:
+            self.notes.append("children are looked for at each look only: those that come and go in between are missed")
 
     def close(self) -> None:
         """Detach everything. Harmless to repeat."""
-        if self._work is not None:
-            self._work.close()
-            self._work = None
+        if self._roster is not None:
+            self._roster.close()
+            self._roster = None
         if self._machinery is not None:
             self._machinery.close()
             self._machinery = None
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
 
     def __enter__(self) -> Self:
         try:
@@ -106,76 +119,210 @@ class Session:
     ) -> None:
         self.close()
 
-    def _gone(self, seconds: float = 0.0) -> bool:
-        """Whether the target has exited, or does so within some seconds."""
-        poller = select.poll()
-        poller.register(self._pidfd, select.POLLIN)
-        return bool(poller.poll(max(0, int(seconds * 1000))))
-
     def wait(self, seconds: float) -> bool:
-        """Sleep until the time is over (True) or the target has exited (False).
+        """Sleep until the time is over (True) or there is nothing left to watch (False).
 
-        Full logs are emptied meanwhile, so that a storm between two snapshots loses nothing.
+        Full logs are emptied meanwhile, so that a storm between two snapshots loses nothing, and children are taken in.
         """
+        assert self._roster is not None
+        hooks = self._machinery.hooks if self._machinery else None
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            if self._gone(min(left, 0.1)):
+            tick = BUSY_TICK_S if hooks is not None and self._breeds else TICK_S
+            self._roster.wait_for_an_exit(min(left, tick))
+            if hooks is not None:
+                self._relieve(hooks)
+            if self._finished():
                 return False
-            if isinstance(self._work, Settler):
-                self._work.relieve()
-        return not self._gone()
+        return not self._finished()
 
-    # --- snapshots ---
+    @property
+    def _breeds(self) -> bool:
+        return self.selection.follow_forks or bool(self.selection.cgroup)
 
-    def refresh(self) -> Snapshot:
-        """Bring the counters up to date and show them. Raises TargetGone once the target has exited."""
-        began = time.thread_time_ns()
-        if self._machinery is None:
+    def _relieve(self, hooks: Hooks) -> None:
+        """Between two refreshes: take the events away before a log is full, and the children before they are gone."""
+        if hooks.pressure() > 0.5 or (self._breeds and not hooks.quiet()):
+            self._take_epoch(hooks)
+
+    def _finished(self) -> bool:
+        """Nothing is left to watch, and nothing can come."""
+        assert self._roster is not None
+        if self.selection.open_ended or not self._roster.all_exited():
+            return False
+        hooks = self._machinery.hooks if self._machinery else None
+        if hooks is not None and self._breeds and not hooks.quiet():
+            self._take_epoch(hooks)
+        return self._roster.all_exited()
+
+    # --- samples ---
+
+    def refresh(self) -> Sample:
+        """Bring the counters up to date and show them. Raises TargetGone once nothing is left to watch or to tell."""
+        if self._machinery is None or self._roster is None:
             raise NumatraceError("the session has not been started")
-        self._check_alive()
-        if self._work is None:
-            self._work = Poller(self._machinery, self.pid)
-        try:
-            state = self._work.refresh()
-        except NumatraceError:
-            self._check_alive()
-            raise
-        vmas = self._vmas(state.vmas, state.own_policy, state.task_policy)
-        nodes = list(self._machinery.topology.has_memory)
-        if not self._comm or state.regions_read:
-            self._comm = procfs.comm(self.pid)
-        return Snapshot(
-            time=datetime.now(UTC),
-            pid=self.pid,
-            comm=self._comm,
-            hooks="none" if isinstance(self._work, Poller) else "tracepoint",
-            reader=self._work.reader,
-            trust=state.trust,
-            refresh=Refresh(state.regions_read, time.thread_time_ns() - began),
-            vmas=vmas,
-            node_ids=tuple(nodes),
-            pages=state.totals[:, nodes],
-            details=self._work.details() if self.options.details else None,
-            spelling=self._spelling or Spelling.NAMED,
+        if self._over:
+            raise self._gone()
+        hooks = self._machinery.hooks
+        if self._held:
+            self._await_exec(hooks)
+        self._roster.look_around()
+        snapshots = self._refresh_targets(hooks) if hooks is not None else self._poll()
+        self._over = not snapshots and not self._strangers and self._finished()
+        ended, self._ended = self._ended, []
+        if self._over and not ended:
+            raise self._gone()
+        migrated, failed = self._machine_wide(hooks)
+        return Sample(
+            datetime.now(UTC),
+            self._dresser.node_ids,
+            tuple(snapshots),
+            tuple(ended),
+            hooks.untraced() if hooks is not None else 0,
+            self._attribution.reasons if self.options.flows else (),
+            migrated,
+            failed,
         )
 
-    def _check_alive(self) -> None:
-        if self._gone():
-            raise TargetGone(f"process {self.pid} has exited")
+    def _gone(self) -> TargetGone:
+        pids = self.selection.pids
+        return TargetGone(f"process {pids[0]} has exited" if len(pids) == 1 else "all processes have exited")
 
-    def _vmas(
-        self, source: tuple[Vma, ...], own: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], task: Policy
-    ) -> tuple[Vma, ...]:
-        """The VMAs with the policy in force: numa_maps shows the task's where a VMA has none (show_numa_map)."""
-        kept = self._printed
-        if kept is None or kept.source is not source or kept.task != task:
-            vmas = source
-            if task != DEFAULT:
-                vmas = tuple(v if o else replace(v, policy=task) for v, o in zip(source, own, strict=True))
-            kept = self._printed = _Printed(source, task, vmas)
-            if self._spelling is None and any(v.policy.flags & F_NUMA_BALANCING for v in vmas):
-                from tracer.kernel.spelling import probe_spelling
+    def _machine_wide(self, hooks: Hooks | None) -> tuple[Int64s, Int64s] | tuple[None, None]:
+        """Pages that the machine has migrated since the last sample, by reason; the two reasons of ours have none."""
+        if hooks is None or not self.options.flows or self._migrations is None:
+            return None, None
+        now = hooks.migrations()
+        own = np.zeros(len(self._attribution.reasons) - len(hooks.reasons), np.int64)
+        migrated, failed = (np.append(a - b, own) for a, b in zip(now, self._migrations, strict=True))
+        self._migrations = now
+        return migrated, failed
 
-                assert self._machinery is not None
-                self._spelling = probe_spelling(self._machinery.topology)
-        return kept.vmas
+    def _poll(self) -> list[Snapshot]:
+        """Without hooks: read everything of everybody."""
+        assert self._roster is not None
+        snapshots = []
+        for process in self._roster:
+            began = time.thread_time_ns()
+            try:
+                process.state = self._roster.poll(process).refresh()
+                snapshots.append(self._dresser.snapshot(process, None, began))
+            except NumatraceError:
+                if not self._roster.exited(process):
+                    raise
+                self._bury(process, None)
+        return snapshots
+
+    # --- with hooks ---
+
+    def _take_epoch(self, hooks: Hooks) -> None:
+        """End the epoch, keep what happened, and take in who was born."""
+        assert self._roster is not None
+        epoch = hooks.swap()
+        self._saved.absorb(epoch)
+        for birth in epoch.births:
+            old = self._roster.processes.get(birth.pid)
+            if old is not None and isinstance(old.work, Settler) and old.work.number != birth.number:
+                drained = self._saved.targets.pop(old.work.number, None)
+                self._bury(old, drained, only_its_memory=not self._roster.exited(old))
+            if not self._roster.adopt(birth):
+                self._strangers[birth.number] = _Stranger(birth)
+
+    def _refresh_targets(self, hooks: Hooks) -> list[Snapshot]:
+        assert self._roster is not None
+        self._budget.begin()
+        token, pending = hooks.token(), hooks.pending()
+        settlers = [process.work for process in self._roster if isinstance(process.work, Settler)]
+        for settler in settlers:
+            over = settler.look(token, pending.get(settler.number, []))
+            if hooks.detail.faults:
+                settler.count_finished(over)
+        if not hooks.quiet():
+            self._take_epoch(hooks)
+        epoch, self._saved = self._saved, Epoch()
+        snapshots = [
+            snapshot for process in self._roster if (snapshot := self._refresh_one(hooks, process, epoch)) is not None
+        ]
+        self._tell_of_strangers(hooks, epoch)
+        return snapshots
+
+    def _refresh_one(self, hooks: Hooks, process: Process, epoch: Epoch) -> Snapshot | None:
+        assert self._roster is not None
+        work = process.work
+        if not isinstance(work, Settler):
+            if self._roster.exited(process):
+                self._roster.leave(process.pid)
+            return None
+        began = time.thread_time_ns()
+        drained = epoch.targets.pop(work.number, None)
+        try:
+            if self._roster.exited(process) or not hooks.alive(work.number):
+                raise TargetGone(f"process {process.pid} has exited")
+            process.state = work.work(drained)
+            return self._dresser.snapshot(process, drained, began)
+        except NumatraceError:
+            if not self._roster.exited(process) and hooks.alive(work.number):
+                raise
+            self._bury(process, drained, only_its_memory=not self._roster.exited(process))
+            return None
+
+    def _bury(self, process: Process, drained: Drained | None, only_its_memory: bool = False) -> None:
+        """An address space has come to its end: keep its last snapshot. The process may live on with another one."""
+        assert self._roster is not None
+        self._ended.append(self._dresser.last(process, drained))
+        if only_its_memory:
+            process.drop_work()
+        else:
+            self._roster.leave(process.pid)
+
+    def _tell_of_strangers(self, hooks: Hooks, epoch: Epoch) -> None:
+        """Of children and programs that were gone before they could be looked at: what they did is in the log."""
+        for number, stranger in list(self._strangers.items()):
+            stranger.drained.absorb(epoch.targets.pop(number, Drained()))
+            # Its last records may still be in the log that is being written.
+            if number in epoch.ended or (stranger.old and not hooks.alive(number)):
+                self._ended.append(self._dresser.last(_Ghost(stranger.birth.pid), stranger.drained))
+                del self._strangers[number]
+            stranger.old = True
+
+    # --- exec ---
+
+    def _await_exec(self, hooks: Hooks | None) -> None:
+        """The held command was released: wait until its exec has given it a new address space."""
+        assert self._roster is not None
+        self._held = False
+        if hooks is None:
+            return
+        (pid,) = self.selection.pids
+        process = self._roster.processes[pid]
+        limit = time.monotonic() + EXEC_PATIENCE_S
+        while True:
+            if not hooks.quiet():
+                self._take_epoch(hooks)
+            if process.work is not None:
+                return
+            if self._roster.exited(process, 0.002):
+                if self._strangers:
+                    return
+                raise TargetGone(f"process {pid} exited before it executed its program")
+            if time.monotonic() > limit:
+                raise NumatraceError(
+                    f"process {pid} does not execute its program", "start it by itself and use `-p PID`"
+                )
+
+
+@dataclass(slots=True)
+class _Stranger:
+    """A new address space that could not be opened, and what has happened in it. old: it was so a refresh ago."""
+
+    birth: Birth
+    drained: Drained = field(default_factory=Drained)
+    old: bool = False
+
+
+class _Ghost(Process):
+    """A process that is known only by what it left in the log."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid, self.namespace_pid = pid, pid
+        self.work, self.state, self.printed, self.comm = None, None, None, b""

@@ -12,6 +12,7 @@ from typing import Protocol
 from tests.kernel.compare import Difference, difference
 from tests.kernel.target import Truth, read_truth
 from tests.kernel.world import Step
+from tracer.model.sample import Sample
 from tracer.model.snapshot import Snapshot
 
 __all__ = ["Refreshing", "Row", "Table", "check", "lacks"]
@@ -23,7 +24,7 @@ LOCAL_SHARE = 3
 class Refreshing(Protocol):
     """What is needed of a `tracer.session.Session`."""
 
-    def refresh(self) -> Snapshot: ...
+    def refresh(self) -> Sample: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +74,9 @@ class Row:
 
 def check(operation: str, step: Step, pid: int, session: Refreshing, look: Callable[[int], Truth] = read_truth) -> Row:
     """Two refreshes of the session, each compared with what the kernel says of the process."""
-    first = session.refresh()
+    first = session.refresh().only
     truth = look(pid)
-    second = session.refresh()
+    second = session.refresh().only
     off: list[Difference] = [difference(truth, snapshot) for snapshot in (first, second)]
     return Row(
         operation,

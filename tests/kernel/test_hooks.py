@@ -24,8 +24,10 @@ def world(quiet_machine: None, nodes: list[int], files: Path) -> Iterator[World]
 
 
 def settler(session: Session) -> Settler:
-    assert isinstance(session._work, Settler)
-    return session._work
+    assert session._roster is not None
+    (process,) = session._roster
+    assert isinstance(process.work, Settler)
+    return process.work
 
 
 def test_faults_are_counted_live_by_the_node_of_their_page(world: World) -> None:
@@ -33,14 +35,14 @@ def test_faults_are_counted_live_by_the_node_of_their_page(world: World) -> None
     with Session(world.pid) as session:
         session.refresh()
         work = settler(session)
-        work._drain()
+        work._hooks.swap()
         for number, node in enumerate(world.nodes):
             start = 2 * number * HUGE
             world.map(start, HUGE)
             world.advise(start, HUGE, 15)  # MADV_NOHUGEPAGE
             world.bind(start, HUGE, Mode.BIND, 1 << node)
             world.write(start, HUGE)
-            mine = work._drain()[work._target]
+            mine = work._hooks.swap().targets[work.number]
             area = world.address(start) >> 21
             at = np.searchsorted(mine.regions, area)
             assert mine.regions[at] == area
@@ -58,11 +60,11 @@ def test_an_epoch_holds_what_happened_in_it(world: World) -> None:
         world.map(0, HUGE)
         world.write(0, PAGE)
         assert not work._hooks.quiet()
-        assert world.address(0) >> 21 in work._hooks.touched_now(work._target)
-        first = work._hooks.swap()[work._target]
+        assert world.address(0) >> 21 in work._hooks.touched_now(work.number)
+        first = work._hooks.swap().targets[work.number]
         assert world.address(0) >> 21 in first.regions
         assert work._hooks.quiet()
-        assert work._hooks.swap() == {}
+        assert not work._hooks.swap()
 
 
 def test_other_processes_leave_no_trace(world: World) -> None:
@@ -85,7 +87,7 @@ def test_a_full_log_is_counted_and_repaired(world: World, monkeypatch: pytest.Mo
         world.map(0, 600 * HUGE)
         world.advise(0, 600 * HUGE, 15)
         world.write(0, 600 * HUGE, HUGE)
-        snapshot = session.refresh()
+        snapshot = session.refresh().only
         assert snapshot.trust.lost > 0
         assert snapshot.trust.unexplained == 0
         assert not difference(read_truth(world.pid), snapshot)

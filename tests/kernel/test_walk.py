@@ -108,7 +108,7 @@ def test_a_walk_that_fails_its_self_test_is_replaced_by_pagemap(monkeypatch: pyt
 
     monkeypatch.setattr(selftest, "differing_frames", differing)
     with Target() as target, Session(target.pid) as session:
-        snapshot = session.refresh()
+        snapshot = session.refresh().only
         assert (snapshot.hooks, snapshot.reader) == ("tracepoint", "pagemap")
         (said,) = (note for note in session.notes if "self-test" in note)
         assert "pagemap" in said

@@ -25,7 +25,7 @@ def traced_as_asked(way: str, pid: int, details: bool = False) -> Iterator[Sessi
     """A session that really has the hooks and the reader of `way`, not something else that it fell back to."""
     hooks, reader = WAYS[way]
     with Session(pid, Options(hooks=hooks, reader=reader, details=details)) as session:
-        snapshot = session.refresh()
+        snapshot = session.refresh().only
         told = f"asked for {hooks} and {reader}; notes: {session.notes}"
         assert (snapshot.hooks, snapshot.reader) == (hooks, reader), told
         yield session

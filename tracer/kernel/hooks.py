@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,40 +17,70 @@ import numpy.typing as npt
 
 from tracer.errors import NumatraceError
 from tracer.kernel.btf import Btf
+from tracer.kernel.epoch import Epoch, decode
 from tracer.kernel.layout import layout
 from tracer.kernel.programs import ARRAY, ARRAY_OF_MAPS, BpfRefused, Compilation, Programs, create_map, update_map
 from tracer.kernel.topology import Topology
 from tracer.kernel.walk import PageTables, Paging, Prepared
 
-__all__ = ["Drained", "Hooks", "Pending", "PreparedHooks", "merge"]
+__all__ = ["Detail", "Hooks", "Pending", "PreparedHooks", "reason_names"]
 
-SOURCES = ("common.h", "entry.h", "nodes.h", "targets.h", "log.h", "faults.c", "rss.c", "migrate.c", "life.c")
+SOURCES = (
+    "common.h",
+    "entry.h",
+    "nodes.h",
+    "targets.h",
+    "log.h",
+    "maple.h",
+    "spans.h",
+    "faults.c",
+    "rss.c",
+    "migrate.c",
+    "life.c",
+)
 REQUIRED = (
     ("page_fault_user", "fault_user"),
     ("page_fault_kernel", "fault_kernel"),
     ("rss_stat", "rss_changed"),
     ("sched_process_exec", "executed"),
+    ("sched_process_exit", "task_ended"),
     ("task_newtask", "task_made"),
     ("exit_mmap", "mm_ended"),
 )
 OPTIONAL = (
     ("set_migration_pte", "migration_set"),
     ("remove_migration_pte", "migration_removed"),
-    ("set_migration_pmd", "migration_set"),
-    ("remove_migration_pmd", "migration_removed"),
+    ("set_migration_pmd", "migration_set_huge"),
+    ("remove_migration_pmd", "migration_removed_huge"),
     ("mm_collapse_huge_page", "collapsed"),
     ("mm_khugepaged_collapse_file", "collapsed"),
     ("ksm_merge_one_page", "merged_one"),
     ("ksm_merge_with_ksm_page", "merged_with"),
 )
-REGION_RECORD, RANGE_RECORD, EXEC_RECORD, EXIT_RECORD = 1, 2, 3, 4  # enum record_kind of bpf/log.h
+FLOWS = (("mm_migrate_pages_start", "migration_begins"), ("mm_migrate_pages", "migration_ends"))
+FOLLOW_EXEC, FOLLOW_FORKS = 1, 2  # flags in the map `followed` of bpf/targets.h
 LOG_MEMORY = 64 << 20  # bytes for all logs together
 REMEMBERED = 4096  # slots per CPU that find a region's record again
 
 
 @dataclass(frozen=True, slots=True)
+class Detail:
+    """What is counted beyond touched regions. flows: each page that migrates, with the reason. faults: by span, kind
+    and CPU; threads: by thread as well."""
+
+    flows: bool = False
+    faults: bool = False
+    threads: bool = False
+
+    def constants(self) -> dict[str, int]:
+        """The variants of bpf/log.h."""
+        return {"FLOWS": int(self.flows), "FAULTS": 2 if self.threads else int(self.faults)}
+
+
+@dataclass(frozen=True, slots=True)
 class Pending:
-    """A fault that was not seen to be mapped. `key` names it for good: (CPU or thread, its count of faults)."""
+    """A fault that was not seen to be mapped. `key` names it for good: (CPU or thread, its count of faults); a CPU is
+    given as -1 less its number. majors: the thread's count of major faults before."""
 
     key: tuple[int, int]
     address: int
@@ -58,38 +88,35 @@ class Pending:
     target: int
 
 
-@dataclass(slots=True)
-class Drained:
-    """One epoch of one target.
-
-    regions: numbers of the regions that were touched, int64, ascending. faults: page faults in each of them whose page
-    was found, by the page's node id; int64, shape (len(regions), node ids). ranges: [start, end) that a system call
-    changed. executed: (mm, tgid) for each program that the target has executed. ended: its mm came to an end.
-    """
-
-    regions: npt.NDArray[np.int64]
-    faults: npt.NDArray[np.int64]
-    ranges: list[tuple[int, int]] = field(default_factory=list)
-    executed: list[tuple[int, int]] = field(default_factory=list)
-    ended: bool = False
+def reason_names(btf: Btf) -> tuple[str, ...]:
+    """Names of enum migrate_reason in order, without their prefix: `compaction`, `memory_failure` and so on."""
+    found = {value: name for name, value in btf.enumerators("migrate_reason").items() if not name.endswith("_TYPES")}
+    names = (found.get(value, f"MR_{value}") for value in range(max(found, default=-1) + 1))
+    return tuple(name.removeprefix("MR_").lower() for name in names)
 
 
 class PreparedHooks:
     """The hooks' programs on their way, compiled in another process. `tables` gives the node table's dimensions."""
 
-    def __init__(self, btf: Btf, topology: Topology, tables: Prepared) -> None:
+    def __init__(self, btf: Btf, topology: Topology, tables: Prepared, detail: Detail) -> None:
         constants = layout(btf, topology)
         possible = Path("/sys/devices/system/cpu/possible").read_text().strip()
         self.cpus = int(possible.replace("-", ",").split(",")[-1]) + 1
+        self.detail = detail
+        self.reasons = reason_names(btf) if detail.flows else ()
         record_bytes = 32 + 4 * constants["BINS"]
         log = max(256, min(16384, LOG_MEMORY // (2 * record_bytes * self.cpus)))
         self.log = 1 << (log.bit_length() - 1)
+        constants |= detail.constants()
         constants |= {
             "CPUS": self.cpus,
             "LOG": self.log,
             "MEMORY": REMEMBERED,
             "BLOCK_SHIFT": tables.block_shift,
             "BLOCKS": tables.blocks,
+            "NOWHERE": topology.nr_node_ids,
+            # The reason is the last argument; there was one less before 6.3, and the first is the context.
+            "REASON_ARGUMENT": (btf.arguments("btf_trace_mm_migrate_pages") or 9) - 2,
         }
         self.compilation = Compilation(SOURCES, constants)
 
@@ -100,6 +127,7 @@ class Hooks:
     def __init__(self, prepared: PreparedHooks, tables: PageTables) -> None:
         self._log = prepared.log
         self._nodes = tables.topology.nr_node_ids
+        self.detail, self.reasons = prepared.detail, prepared.reasons
         self._grace_maps: tuple[int, ...] = ()
         self._programs = Programs(prepared.compilation)
         try:
@@ -111,11 +139,13 @@ class Hooks:
             raise
 
     def _set_up(self, paging: Paging, bins: npt.NDArray[np.uint8]) -> None:
-        self._cpus = self._programs.array("cpus")
-        self._records = self._programs.array("records")
-        self._targets = self._programs.array("targets")
-        self._control = self._programs.array("control")
-        self._programs.array("node_table")[0]["bin"][:] = bins
+        programs = self._programs
+        self._cpus = programs.array("cpus")
+        self._records = programs.array("records")
+        self._targets = programs.array("targets")
+        self._control = programs.array("control")
+        self._admission = programs.array("admission")[0]
+        programs.array("node_table")[0]["bin"][:] = bins
         c = self._control[0]
         c["paging"]["direct_map"], c["paging"]["address"], c["paging"]["five"] = (
             paging.direct_map,
@@ -123,13 +153,21 @@ class Hooks:
             paging.five,
         )
         c["registers"] = paging.registers
-        c["next_number"] = 1
+        c["generation"] = 1
+        for slot in reversed(range(len(self._targets))):
+            programs.push("free_slots", slot)
+        self._admit, self._expel = programs.load("admit_target"), programs.load("expel_target")
+        if self.detail.faults:
+            self._settlement = programs.array("settlement")[0]
+            self._settle = programs.load("settle_faults")
+        programs.chain("scan_set", "scan_again", 1)
+        programs.chain("scan_removed", "scan_again", 2)
         self._blocked_seen = 0
-        self._blocked: list[Pending] = []
+        self._blocked: dict[int, tuple[Pending, int]] = {}
 
     def _attach(self) -> None:
         self.missing: list[str] = []
-        for tracepoint, function in REQUIRED:
+        for tracepoint, function in REQUIRED + (FLOWS if self.detail.flows else ()):
             self._programs.attach(tracepoint, function)
         for tracepoint, function in OPTIONAL:
             try:
@@ -146,37 +184,43 @@ class Hooks:
 
     # --- targets ---
 
-    def add(self, mm: int, pgd: int, tgid: int) -> int:
-        """Trace an address space from now on; gives its number. Raises NumatraceError when there is no room."""
-        slot = (mm >> 6 ^ mm >> 14 ^ mm >> 22) & (len(self._targets) - 1)
-        target = self._targets[slot]
-        if target["mm"] and target["mm"] != mm:
-            raise NumatraceError("two targets collide in the table of traced address spaces", "trace them one by one")
-        control = self._control[0]
-        number = int(control["next_number"])
-        control["next_number"] = number + 1
-        target["pgd"], target["tgid"], target["number"] = pgd, tgid, number
-        target["mm"] = mm
-        self._list_active()
+    def add(self, mm: int, tgid: int) -> int:
+        """Trace an address space from now on; gives its number, the same when it is traced already.
+
+        Raises NumatraceError when there is no room.
+        """
+        self._admission["mm"], self._admission["tgid"] = mm, tgid
+        self._programs.run(self._admit)
+        number = int(self._admission["number"])
+        if not number:
+            raise NumatraceError(
+                f"{len(self._targets)} address spaces are traced already, and no more can be", "choose fewer processes"
+            )
         return number
 
     def remove(self, number: int) -> None:
-        """Stop tracing an address space."""
-        for slot in np.flatnonzero(self._targets["number"] == number):
-            self._targets[slot]["mm"] = 0
-            self._targets[slot]["number"] = 0
-        self._list_active()
+        """Stop tracing an address space. Harmless when it has ended already."""
+        target = self._targets[number % len(self._targets)]
+        if int(target["number"]) == number:
+            self._admission["mm"] = int(target["mm"])
+            self._programs.run(self._expel)
 
-    def adopt(self) -> None:
-        """Let events without an mm look at the address spaces that an exec has added."""
-        self._list_active()
+    def alive(self, number: int) -> bool:
+        """Whether the address space of that number still exists, and is traced."""
+        target = self._targets[number % len(self._targets)]
+        return int(target["number"]) == number and bool(target["mm"])
 
-    def _list_active(self) -> None:
-        control = self._control[0]
-        slots = np.flatnonzero(self._targets["mm"])[: len(control["slots"])]
-        control["slots"][: len(slots)] = slots
-        control["active"] = len(slots)
-        control["generation"] += 1
+    def follow(self, tgid: int, forks: bool) -> None:
+        """Trace what this process executes from now on, and its children if `forks`."""
+        self._programs.put("followed", tgid, FOLLOW_EXEC | (FOLLOW_FORKS if forks else 0))
+
+    def unfollow(self, tgid: int) -> None:
+        """Undo `follow`."""
+        self._programs.delete("followed", tgid)
+
+    def untraced(self) -> int:
+        """Processes, since the start, for which there was no room."""
+        return int(self._control[0]["untraced"])
 
     # --- events ---
 
@@ -196,21 +240,27 @@ class Hooks:
         """How full the fullest log of the present epoch is, from 0 to 1."""
         return float(self._cpus["used"][:, int(self._control[0]["epoch"]) & 1].max()) / self._log
 
-    def unexplained(self) -> int:
-        """Changes of any target, since the start, that no event located."""
-        return int(self._cpus["unexplained"].sum())
+    def unexplained(self, number: int) -> int:
+        """Changes of a target, since it is one, that no event located."""
+        target = self._targets[number % len(self._targets)]
+        return int(target["unexplained"]) if int(target["number"]) == number else 0
 
     def lost(self) -> int:
         """Events lost since the start: full logs, full maps, programs interrupted by others."""
         return int(self._cpus["dropped"].sum() + self._cpus["missed"].sum())
+
+    def migrations(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Pages that the machine has migrated and failed to migrate since the start, by reason; int64."""
+        control, count = self._control[0], len(self.reasons)
+        return control["migrated"][:count].astype(np.int64), control["failed"][:count].astype(np.int64)
 
     def grace(self) -> None:
         """Wait until every program that is running now has ended and every spinlock held now was released."""
         outer, inner = self._grace_maps
         update_map(outer, ctypes.c_uint32(0), ctypes.c_uint32(inner))
 
-    def swap(self) -> dict[int, Drained]:
-        """End the epoch and give what happened in it, by target number."""
+    def swap(self) -> Epoch:
+        """End the epoch and give what happened in it."""
         control = self._control[0]
         old = int(control["epoch"])
         control["epoch"] = old + 1 & 0x7FFFFFFF
@@ -218,12 +268,12 @@ class Hooks:
         parity = old & 1
         parts = list(self._written(parity))
         self._cpus["used"][:, parity] = 0
-        return _by_target(np.concatenate(parts), self._nodes) if parts else {}
+        return decode(np.concatenate(parts), self._nodes) if parts else Epoch()
 
     def touched_now(self, target: int) -> npt.NDArray[np.int64]:
         """Regions of a target that the present epoch's log holds so far; the log goes on being written."""
         parts = [
-            part["key"][(part["kind"] == REGION_RECORD) & (part["target"] == target)].astype(np.int64)
+            part["key"][(part["kind"] == 1) & (part["target"] == target)].astype(np.int64) >> 9
             for part in self._written(int(self._control[0]["epoch"]) & 1)
         ]
         return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
@@ -234,37 +284,45 @@ class Hooks:
             at = (cpu * 2 + parity) * self._log
             yield self._records[at : at + int(self._cpus[cpu]["used"][parity])]
 
-    def pending(self, target: int) -> list[Pending]:
-        """Faults of a target that may not have been mapped yet: the last one of each CPU, and the blocked ones."""
-        found = []
-        for cpu in np.flatnonzero((self._cpus["pending_open"] != 0) & (self._cpus["pending_target"] == target)):
+    # --- faults in flight ---
+
+    def pending(self) -> dict[int, list[Pending]]:
+        """By target, faults that may not have been mapped yet: the last one of each CPU, and the blocked ones."""
+        found: dict[int, list[Pending]] = {}
+        for cpu in np.flatnonzero(self._cpus["pending_open"]):
             at = self._cpus[cpu]
-            found.append(
-                Pending(
-                    (-1 - int(cpu), int(at["sequence"])), int(at["pending_address"]), bool(at["pending_write"]), target
-                )
-            )
+            key = -1 - int(cpu), int(at["sequence"])
+            it = Pending(key, int(at["pending_address"]), bool(at["pending_write"]), int(at["pending_target"]))
+            found.setdefault(it.target, []).append(it)
         if self._control[0]["blocked"] != self._blocked_seen:
             self._blocked_seen = int(self._control[0]["blocked"])
-            self._blocked = [
-                Pending(
-                    (tid, int(it["sequence"]) << 16 | int(it["cpu"])),
-                    int(it["address"]),
-                    bool(it["write"]),
-                    int(it["target"]),
-                )
-                for tid, it in self._programs.items("blocked")
-            ]
-        return found + [it for it in self._blocked if it.target == target]
+            self._blocked = {tid: _overtaken(tid, it) for tid, it in self._programs.items("blocked")}
+        for it, _ in self._blocked.values():
+            found.setdefault(it.target, []).append(it)
+        return found
 
     def forget(self, thread: int) -> None:
         """Drop a blocked fault of a thread that is gone."""
-        self._blocked = [it for it in self._blocked if it.key[0] != thread]
+        self._blocked.pop(thread, None)
         self._programs.delete("blocked", thread)
+
+    def count_finished(self, it: Pending, majors: int | None = None) -> None:
+        """Count a pending fault that is over (with `Detail.faults`), unless a program has done so meanwhile.
+
+        majors: the thread's present count of major faults, for a blocked one.
+        """
+        if it.key[0] < 0:
+            self._settlement["thread"] = 0
+            self._programs.run_on(self._settle, -1 - it.key[0])
+            return
+        before = self._blocked.pop(it.key[0])[1]
+        self._settlement["thread"] = it.key[0]
+        self._settlement["majors"] = before if majors is None else majors
+        self._programs.run_on(self._settle, it.key[1] & 0xFFFF)
 
     def close(self) -> None:
         """Detach and unload everything."""
-        for name in ("_cpus", "_records", "_targets", "_control"):
+        for name in ("_cpus", "_records", "_targets", "_control", "_admission", "_settlement"):
             self.__dict__.pop(name, None)
         self._programs.close()
         for fd in self._grace_maps:
@@ -272,47 +330,7 @@ class Hooks:
         self._grace_maps = ()
 
 
-def merge(first: dict[int, Drained], second: dict[int, Drained]) -> dict[int, Drained]:
-    """Two epochs that follow each other, as one. `first` is changed."""
-    for number, more in second.items():
-        have = first.get(number)
-        if have is None:
-            first[number] = more
-            continue
-        regions = np.concatenate((have.regions, more.regions))
-        have.regions, have.faults = _sum_by_region(regions, np.concatenate((have.faults, more.faults)))
-        have.ranges += more.ranges
-        have.executed += more.executed
-        have.ended |= more.ended
-    return first
-
-
-def _sum_by_region(
-    regions: npt.NDArray[np.int64], faults: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Unique regions and the sums of their rows."""
-    if not len(regions):
-        return regions, faults
-    order = np.argsort(regions, kind="stable")
-    regions, faults = regions[order], faults[order]
-    first = np.flatnonzero(np.concatenate(([True], regions[1:] != regions[:-1])))
-    return regions[first], np.add.reduceat(faults, first, axis=0)
-
-
-def _by_target(records: npt.NDArray[np.void], nodes: int) -> dict[int, Drained]:
-    result: dict[int, Drained] = {}
-    kinds = records["kind"]
-    for number in np.unique(records["target"]):
-        mine = records["target"] == number
-        touched = records[mine & (kinds == REGION_RECORD)]
-        regions, faults = _sum_by_region(touched["key"].astype(np.int64), touched["faults"][:, :nodes].astype(np.int64))
-        ranges = records[mine & (kinds == RANGE_RECORD)]
-        executed = records[mine & (kinds == EXEC_RECORD)]
-        result[int(number)] = Drained(
-            regions,
-            faults,
-            sorted({(int(r["key"]), int(r["value"])) for r in ranges}),
-            [(int(r["key"]), int(r["value"])) for r in executed],
-            bool((mine & (kinds == EXIT_RECORD)).any()),
-        )
-    return result
+def _overtaken(tid: int, it: np.void) -> tuple[Pending, int]:
+    """An entry of the map `blocked`: the fault, and its thread's count of major faults before it."""
+    key = tid, int(it["sequence"]) << 16 | int(it["cpu"])
+    return Pending(key, int(it["address"]), bool(it["write"]), int(it["target"])), int(it["majors"])

@@ -18,14 +18,21 @@ REQUIRED = {
     "TASK_PID": "task_struct.pid",
     "TASK_TGID": "task_struct.tgid",
     "TASK_FLAGS": "task_struct.flags",
+    "TASK_MAJORS": "task_struct.maj_flt",
+    "TASK_SIGNAL": "task_struct.signal",
+    "SIGNAL_LIVE": "signal_struct.live",
     "MM_PGD": "mm_struct.pgd",
     "MM_TREE": "mm_struct.mm_mt",
     "TREE_ROOT": "maple_tree.ma_root",
     "RANGE_SLOT": "maple_range_64.slot",
     "RANGE_PIVOT": "maple_range_64.pivot",
     "ARANGE_SLOT": "maple_arange_64.slot",
+    "MM_USERS": "mm_struct.mm_users",
     "MM_MAP_COUNT": "mm_struct.map_count",
     "MM_TOTAL_VM": "mm_struct.total_vm",
+    "MM_START_BRK": "mm_struct.start_brk",
+    "MM_BRK": "mm_struct.brk",
+    "MM_START_STACK": "mm_struct.start_stack",
     "REGS_ORIG_AX": "pt_regs.orig_ax",
     "REGS_DI": "pt_regs.di",
     "REGS_SI": "pt_regs.si",
@@ -41,10 +48,16 @@ REQUIRED = {
     "VMA_FILE": "vm_area_struct.vm_file",
     "VMA_OPS": "vm_area_struct.vm_ops",
     "VMA_ANON_VMA": "vm_area_struct.anon_vma",
+    "VMA_PRIVATE": "vm_area_struct.vm_private_data",
     "FILE_INODE": "file.f_inode",
+    "FILE_DENTRY": "file.f_path.dentry",
+    "DENTRY_NAME": "dentry.d_name.hash_len",
+    "DENTRY_HASHED": "dentry.d_hash.pprev",
     "INODE_SUPER": "inode.i_sb",
+    "INODE_NUMBER": "inode.i_ino",
     "SUPER_MAGIC": "super_block.s_magic",
     "SUPER_BLOCK_SIZE": "super_block.s_blocksize",
+    "SUPER_DEVICE": "super_block.s_dev",
 }
 NUMA = {  # CONFIG_NUMA
     "TASK_POLICY": "task_struct.mempolicy",
@@ -66,13 +79,18 @@ NUMA = {  # CONFIG_NUMA
 }
 OPTIONAL = {
     "MM_LOCK_SEQ": "mm_struct.mm_lock_seq",  # CONFIG_PER_VMA_LOCK, 6.4
+    "MM_LOCK_SEQCOUNT": "mm_struct.mm_lock_seq.sequence",  # odd while somebody writes; a plain number before
+    "MM_LOCK_COUNT": "mm_struct.mmap_lock.count",  # not on PREEMPT_RT
     "MM_HUGETLB": "mm_struct.hugetlb_usage",  # CONFIG_HUGETLB_PAGE
     "MM_OWNER": "mm_struct.owner",  # CONFIG_MEMCG
+}
+ANON_NAME = {  # CONFIG_ANON_VMA_NAME
+    "VMA_ANON_NAME": "vm_area_struct.anon_name",
+    "ANON_NAME_TEXT": "anon_vma_name.name",
 }
 SPLIT_RSS = {  # SPLIT_RSS_COUNTING, gone in 6.2
     "TASK_RSS": "task_struct.rss_stat.count",
     "MM_RSS": "mm_struct.rss_stat.count",
-    "TASK_SIGNAL": "task_struct.signal",
     "SIGNAL_THREADS": "signal_struct.thread_head",
     "TASK_THREAD_NODE": "task_struct.thread_node",
 }
@@ -107,6 +125,10 @@ def layout(btf: Btf, topology: Topology) -> dict[str, int]:
     constants |= {name: offset for name, path in OPTIONAL.items() if (offset := btf.offset(path)) is not None}
     if btf.offset("task_struct.rss_stat.count") is not None:
         constants |= _offsets(btf, SPLIT_RSS)
+    if btf.offset("vm_area_struct.anon_name") is not None:
+        constants |= _offsets(btf, ANON_NAME)
+        # Before 6.2 it shares its place with the links of a file mapping.
+        constants["ANON_NAME_APART"] = int(constants["VMA_ANON_NAME"] != btf.offset("vm_area_struct.shared"))
     kinds = {"MAPLE_LEAF": "maple_leaf_64", "MAPLE_RANGE": "maple_range_64", "MAPLE_ARANGE": "maple_arange_64"}
     for name, enumerator in kinds.items():
         constants[name] = btf.enumerator("maple_type", enumerator) or 0

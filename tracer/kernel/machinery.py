@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tracer.errors import NumatraceError, UsageError
 from tracer.kernel.btf import Btf
-from tracer.kernel.hooks import Hooks, PreparedHooks
+from tracer.kernel.hooks import Detail, Hooks, PreparedHooks
 from tracer.kernel.pagemap import PagemapReader
 from tracer.kernel.programs import check_permitted
 from tracer.kernel.selftest import check_walk
@@ -23,7 +23,8 @@ __all__ = ["Machinery", "Options"]
 class Options:
     """The words of the command line. details: read `Details` for every snapshot (`--full`).
 
-    audit_cpu: share of one CPU that audits may take, as a fraction.
+    audit_cpu: share of one CPU that audits may take, as a fraction. flows: follow each page that migrates. faults: tell
+    page faults apart by kind and place; threads: by thread, too.
     """
 
     hooks: str = "auto"
@@ -31,6 +32,9 @@ class Options:
     seed: str = "auto"
     details: bool = False
     audit_cpu: float = 0.05
+    flows: bool = False
+    faults: bool = False
+    threads: bool = False
 
 
 class Machinery:
@@ -89,7 +93,9 @@ class Machinery:
         check_permitted()
         btf = Btf()
         tables = Prepared(btf, self.topology)
-        hooks = PreparedHooks(btf, self.topology, tables)
+        options = self.options
+        detail = Detail(options.flows, options.faults or options.threads, options.threads)
+        hooks = PreparedHooks(btf, self.topology, tables, detail)
         try:
             self.tables = PageTables(tables)
             self.hooks = Hooks(hooks, self.tables)

@@ -11,14 +11,14 @@ import errno
 import fnmatch
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tracer.errors import NumatraceError
 from tracer.kernel.procfs import PROC, TargetGone, is_kernel_thread, read_proc
 
-__all__ = ["find_cgroup", "matching", "members", "namespace_pid"]
+__all__ = ["descendants", "find_cgroup", "matching", "members", "namespace_pid"]
 
 _SHOW_NAMES = "the third field of /proc/PID/cgroup names the cgroup of a process"
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
@@ -261,6 +261,24 @@ def _lineage(proc_root: Path) -> set[int]:
             pid = int(_status_field(pid, b"PPid", proc_root)[0])
         except TargetGone:
             break
+    return found
+
+
+# --- families --------------------------------------------------------------------------------------------------
+
+
+def descendants(pids: Iterable[int], proc_root: Path = PROC) -> set[int]:
+    """Children of these processes, and theirs, as /proc/PID/task/TID/children shows them now (CONFIG_PROC_CHILDREN)."""
+    found: set[int] = set()
+    waiting = list(pids)
+    while waiting:
+        for listed in (proc_root / str(waiting.pop())).glob("task/*/children"):
+            try:
+                children = {int(word) for word in listed.read_bytes().split()}
+            except OSError:  # gone meanwhile
+                continue
+            waiting += children - found
+            found |= children
     return found
 
 

@@ -20,8 +20,10 @@ __all__ = [
     "check_target",
     "comm",
     "file_path",
+    "first_address",
     "is_kernel_thread",
     "kind_of",
+    "major_faults",
     "may_hold_reserved",
     "owner",
     "parse_maps",
@@ -36,7 +38,7 @@ __all__ = [
 PROC = Path("/proc")
 
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
-_STAT_STATE, _STAT_FLAGS, _STAT_START = 0, 6, 19  # fields after the name, proc(5)
+_STAT_STATE, _STAT_FLAGS, _STAT_MAJOR_FAULTS, _STAT_START = 0, 6, 9, 19  # fields after the name, proc(5)
 
 
 class TargetGone(NumatraceError):
@@ -96,6 +98,16 @@ def read_maps(pid: int, proc_root: Path = PROC) -> list[MapsEntry]:
     kernel hands the file out in pieces: of a process that maps and unmaps meanwhile, the pieces may not fit together.
     """
     return [entry for entry in parse_maps(read_proc(pid, "maps", proc_root)) if entry.path != b"[vsyscall]"]
+
+
+def first_address(pid: int, proc_root: Path = PROC) -> int | None:
+    """Where the first VMA of a process begins, without reading the others; None without any. Errors as `read_maps`."""
+    try:
+        with open(proc_root / str(pid) / "maps", "rb", buffering=0) as file:
+            line = file.read(64)
+    except OSError as error:
+        raise proc_error(pid, "maps", error) from error
+    return int(line.partition(b"-")[0], 16) if line else None
 
 
 def kind_of(entry: MapsEntry) -> Kind:
@@ -193,6 +205,14 @@ def owner(pid: int, proc_root: Path = PROC) -> tuple[int, int]:
 def resident_pages(pid: int, proc_root: Path = PROC) -> int:
     """Resident pages without hugetlb, as statm gives them: off by a batch of the kernel's per-CPU counters."""
     return int(read_proc(pid, "statm", proc_root).split()[1])
+
+
+def major_faults(pid: int, thread: int, proc_root: Path = PROC) -> int | None:
+    """How many faults of a thread had to wait for a disk; None when the thread is gone."""
+    try:
+        return int(_stat(thread, proc_root / str(pid) / "task")[_STAT_MAJOR_FAULTS])
+    except NumatraceError:
+        return None
 
 
 def check_target(pid: int, proc_root: Path = PROC) -> None:

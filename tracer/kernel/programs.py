@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import ctypes
+import errno
 import hashlib
 import json
 import mmap
@@ -39,6 +40,7 @@ __all__ = [
 
 RAW_TRACEPOINT = 17  # BPF_PROG_TYPE_RAW_TRACEPOINT, include/uapi/linux/bpf.h
 HASH, ARRAY, ARRAY_OF_MAPS = 1, 2, 12  # enum bpf_map_type
+TEST_RUN_ON_CPU = 1  # BPF_F_TEST_RUN_ON_CPU, include/uapi/linux/bpf.h
 LOG_BYTES = 1 << 20
 
 
@@ -212,14 +214,33 @@ class Programs:
             self._programs[function] = _load_program(function, bytes(code))
         return self._programs[function]
 
-    def chain(self, function: str, table: str) -> None:
-        """Let `function` continue in itself: it tail-calls slot 0 of the program array `table`."""
-        update_map(self._maps[table], ctypes.c_uint32(0), ctypes.c_uint32(self.load(function)))
+    def chain(self, function: str, table: str, slot: int = 0) -> None:
+        """Let programs continue in `function` by a tail call to a slot of the program array `table`."""
+        update_map(self._maps[table], ctypes.c_uint32(slot), ctypes.c_uint32(self.load(function)))
 
     def run(self, fd: int) -> None:
         """Run a loaded program once, here and now, by BPF_PROG_TEST_RUN."""
         if self._test_run(fd, self._pointer):
             raise BpfRefused(f"cannot run a BPF program: {os.strerror(ctypes.get_errno())}", permission_hint())
+
+    def run_on(self, fd: int, cpu: int) -> bool:
+        """Run a loaded program once on a CPU, with its interrupts off. False when that CPU is offline."""
+        self._options.flags, self._options.cpu = TEST_RUN_ON_CPU, cpu
+        failed = self._test_run(fd, self._pointer)
+        self._options.flags = self._options.cpu = 0
+        if failed and ctypes.get_errno() != errno.ENXIO:
+            raise BpfRefused(f"cannot run a BPF program: {os.strerror(ctypes.get_errno())}", permission_hint())
+        return not failed
+
+    def push(self, name: str, value: int) -> None:
+        """Put a 32-bit number on a stack."""
+        number = ctypes.byref(ctypes.c_uint32(value))
+        if libbpf().bpf_map_update_elem(self._maps[name], None, number, ctypes.c_uint64(0)):
+            raise BpfRefused(f"the kernel refuses a change of a BPF map: {os.strerror(ctypes.get_errno())}")
+
+    def put(self, name: str, key: int, value: int) -> None:
+        """Set an entry of a hash map from one 32-bit number to another. Raises BpfRefused, as when it is full."""
+        update_map(self._maps[name], ctypes.c_uint32(key), ctypes.c_uint32(value))
 
     def attach(self, tracepoint: str, function: str) -> None:
         """Attach to a raw tracepoint."""
