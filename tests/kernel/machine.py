@@ -13,9 +13,11 @@ from pathlib import Path
 __all__ = [
     "bpf_programs",
     "cached_files",
+    "cpu_of_each_node",
     "gigantic_pages",
     "huge_pages",
     "nodes_with_memory",
+    "numa_balancing",
     "owned",
     "quiet",
     "results",
@@ -45,6 +47,7 @@ _ENOUGH_FOR_GIGANTIC = 6 << 30
 _NOT_IN_THE_PAGE_CACHE_OF_A_DISK = {"tmpfs", "ramfs", "9p", "overlay"}
 _SWAP_BYTES = 16 << 20
 _SYS_BPF, _BPF_PROG_GET_NEXT_ID = 321, 11  # x86-64
+_SYS_SET_MEMPOLICY, _MPOL_BIND = 238, 2
 
 
 def _chosen(text: str) -> str:
@@ -126,6 +129,45 @@ def nodes_with_memory() -> list[int]:
         first, _, last = item.partition("-")
         nodes.extend(range(int(first), int(last or first) + 1))
     return nodes
+
+
+def cpu_of_each_node() -> dict[int, int]:
+    """Node id -> its lowest CPU that is online, for the nodes that have one, ascending."""
+    found = {}
+    for directory in Path("/sys/devices/system/node").glob("node[0-9]*"):
+        cpus = sorted(int(path.name.removeprefix("cpu")) for path in directory.glob("cpu[0-9]*"))
+        online = [cpu for cpu in cpus if cpu in os.sched_getaffinity(0)]
+        if online:
+            found[int(directory.name.removeprefix("node"))] = online[0]
+    return dict(sorted(found.items()))
+
+
+@contextlib.contextmanager
+def numa_balancing() -> Iterator[None]:
+    """The kernel moves pages to the threads that use them, and does not wait long before it begins to.
+
+    Not our own pages, nor those of processes that we start in here: a task with an explicit policy is left alone
+    (vma_policy_mof() in mm/mempolicy.c).
+    """
+    everywhere = sum(1 << node for node in nodes_with_memory())
+    debug = Path("/sys/kernel/debug/sched/numa_balancing")
+    with contextlib.ExitStack() as stack:
+        _set_policy(_MPOL_BIND, everywhere)
+        stack.callback(_set_policy, 0, 0)
+        stack.enter_context(_set(debug / "scan_delay_ms", "100"))
+        stack.enter_context(_set(debug / "scan_period_min_ms", "100"))
+        stack.enter_context(_set(debug / "scan_period_max_ms", "1000"))
+        stack.enter_context(_set(Path("/proc/sys/kernel/numa_balancing"), "1"))
+        yield
+
+
+def _set_policy(mode: int, mask: int) -> None:
+    """set_mempolicy(2) for the thread that runs the tests."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    nodes = ctypes.c_ulong(mask)
+    arguments = (ctypes.c_int(mode), ctypes.byref(nodes) if mask else None, ctypes.c_ulong(65 if mask else 0))
+    if libc.syscall(ctypes.c_long(_SYS_SET_MEMPOLICY), *arguments) < 0:
+        raise OSError(ctypes.get_errno(), "set_mempolicy")
 
 
 def _file_system(directory: Path) -> str:

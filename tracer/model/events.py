@@ -42,7 +42,8 @@ class Flows:
     compaction does. reason: index into `reasons`, the names of the running kernel's enum migrate_reason
     (include/linux/migrate_mode.h) without their prefix, then `promotion` (numa_misplaced to a faster memory tier).
     pages: how many arrived at `destination`, as numa_maps counts pages (a transparent huge page is 512, a hugetlb
-    page 1). failed: how many were prepared to move and put back where they were; their destination is their source.
+    page 1). failed: how often a page was prepared to move and then put back; the kernel tries one up to ten times. Its
+    destination is its source.
     """
 
     reasons: tuple[str, ...]
