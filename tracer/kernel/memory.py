@@ -18,17 +18,16 @@ from tracer.kernel.pageflags import KPF_NOPAGE, KPF_RESERVED, has_flag, page_fla
 from tracer.kernel.pagemap import Pagemap, PagemapReader, Span
 from tracer.kernel.procfs import MapsEntry
 from tracer.kernel.selftest import differing_frames
+from tracer.kernel.vma_list import Layout, VmaListReader, effective_policy, lists_of
 from tracer.kernel.walk import PAGE, PageTables, Survey
-from tracer.model.policy import DEFAULT, Mode, Policy
-from tracer.model.spans import RESTLESS, SPECIAL, Spans, VmaList, gather_ranges
+from tracer.model.policy import Policy
+from tracer.model.spans import Spans, VmaList, gather_ranges
 from tracer.model.vma import Kind, Vma
 
 __all__ = ["Glance", "Layout", "ProcMemory", "WalkedMemory"]
 
-# vm_flags, include/linux/mm.h
-VM_PFNMAP, VM_IO, VM_HUGETLB, VM_MIXEDMAP, VM_MERGEABLE = 0x400, 0x4000, 0x400000, 0x10000000, 0x80000000
 PRESENT, PROT_NONE = 0x1, 0x100  # bits of an entry, asm/pgtable_types.h
-TRIES = 5  # looks at a VMA list that changes underneath, before it is left for the next refresh
+TRIES = 5  # reads of maps and numa_maps until they show the same list
 
 Int64s = npt.NDArray[np.int64]
 
@@ -45,16 +44,6 @@ class Glance:
     policy: Policy
     hugetlb_pages: int = -1
     rss: int = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """A consistent VMA list: what outputs print, and what the counting needs. own_policy: False where the VMA has no
-    policy of its own, so that the task's shows."""
-
-    vmas: tuple[Vma, ...]
-    spans: VmaList
-    own_policy: npt.NDArray[np.bool_]
 
 
 def _kind_and_path(entry: MapsEntry) -> tuple[Kind, bytes]:
@@ -99,16 +88,12 @@ class WalkedMemory:
         self.pgd = int(tables.look(mm)["pgd"])
         self._frames = frames
         self._nodes = tables.topology.nr_node_ids
-        self._has_seq = "MM_LOCK_SEQ" in tables.constants
-        self._entries: list[MapsEntry] = []
-        self._named: npt.NDArray[np.void] | None = None
+        self._list = VmaListReader(tables, pagemap.pid, mm)
 
     def glance(self) -> Glance:
         g = self.tables.look(self.mm)
-        lists: tuple[int, ...] | None = None
-        if self._has_seq:
-            lists = (int(g["lock_seq"]), int(g["map_count"]))
-        policy = self._policy(int(g["policy_mode"]), int(g["policy_flags"]), g["policy_nodes"])
+        lists = lists_of(g) if "MM_LOCK_SEQ" in self.tables.constants else None
+        policy = effective_policy(int(g["policy_mode"]), int(g["policy_flags"]), g["policy_nodes"])
         rss = int(g["rss"]) if "TASK_RSS" in self.tables.constants and g["owner"] else -1
         return Glance(lists, policy, int(g["hugetlb_pages"]) if "MM_HUGETLB" in self.tables.constants else -1, rss)
 
@@ -117,76 +102,13 @@ class WalkedMemory:
         token: bytes = self.tables.look(self.mm).tobytes()
         return token
 
-    @staticmethod
-    def _policy(mode: int, flags: int, words: npt.NDArray[np.uint64]) -> Policy:
-        if not mode:
-            return DEFAULT
-        if mode == Mode.LOCAL:  # its node mask means nothing, and mpol_to_str() leaves it out
-            return Policy(mode, flags)
-        nodes = tuple(64 * i + bit for i, word in enumerate(words) if word for bit in range(64) if int(word) >> bit & 1)
-        return Policy(mode, flags, nodes)
-
-    def raw_vmas(self) -> npt.NDArray[np.void] | None:
-        """The VMA list as records, when the same list was seen twice around the reading."""
-        before = self.tables.look(self.mm)
-        seq, count = int(before["lock_seq"]), int(before["map_count"])
-        records = self.tables.vmas(self.mm)
-        after = self.tables.look(self.mm)
-        if (
-            records is None
-            or len(records) != count
-            or (seq, count) != (int(after["lock_seq"]), int(after["map_count"]))
-        ):
-            return None
-        return records
-
     def layout(self) -> Layout | None:
-        for _ in range(TRIES):
-            records = self.raw_vmas()
-            if records is None:
-                continue
-            if self._named is None or not _same_names(self._named, records):
-                self._entries = procfs.read_maps(self.pagemap.pid)
-                if not _same_bounds(self._entries, records):
-                    self._named = None
-                    continue
-            self._named = records
-            return self._layout_of(records)
-        return None
+        """The present VMA list, as far as it can be had; None when the kernel's tree made no sense, time and again."""
+        return self._list.read()
 
     def renamed(self, layout: Layout) -> Layout:
-        """The same list with the names that maps shows now: unlink and rename change them, and nothing tells."""
-        entries = procfs.read_maps(self.pagemap.pid)
-        if entries == self._entries or self._named is None or not _same_bounds(entries, self._named):
-            return layout
-        self._entries = entries
-        vmas = tuple(
-            _vma(e, v.policy, v.page_kb * 1024 if v.hugetlb else 0) for e, v in zip(entries, layout.vmas, strict=True)
-        )
-        return Layout(vmas, layout.spans, layout.own_policy)
-
-    def _layout_of(self, records: npt.NDArray[np.void]) -> Layout:
-        flags = records["flags"]
-        huge = np.where(flags & np.uint64(VM_HUGETLB), records["block_size"], 0).astype(np.int64)
-        odd = (flags & np.uint64(VM_PFNMAP | VM_IO | VM_MIXEDMAP)) != 0
-        special = odd | np.array([procfs.may_hold_reserved(e) for e in self._entries], bool)
-        start = records["start"].astype(np.int64)
-        spans = VmaList(
-            start,
-            records["end"].astype(np.int64),
-            huge,
-            special * SPECIAL | ((flags & np.uint64(VM_MERGEABLE)) != 0) * RESTLESS,
-            records["file"].view(np.int64),
-            records["pgoff"].view(np.int64) - (start >> 12),
-            records["anon_vma"].view(np.int64),
-        )
-        own = records["policy"] != 0
-        policies = [
-            self._policy(int(m), int(f), n) if o else DEFAULT
-            for o, m, f, n in zip(own, records["policy_mode"], records["policy_flags"], records["nodes"], strict=True)
-        ]
-        vmas = tuple(_vma(e, p, int(h)) for e, p, h in zip(self._entries, policies, huge, strict=True))
-        return Layout(vmas, spans, own)
+        """The same list as it would be printed now; see `VmaListReader.renamed`."""
+        return self._list.renamed(layout)
 
     def survey(self, starts: Int64s, ends: Int64s) -> Survey:
         """Regions with something mapped in the ranges (ascending, disjoint)."""
@@ -244,18 +166,6 @@ class WalkedMemory:
 
 def _part(spans: Spans, at: npt.NDArray[np.intp]) -> Spans:
     return Spans(spans.start[at], spans.end[at], spans.huge[at], spans.special[at], spans.region[at])
-
-
-def _same_bounds(entries: list[MapsEntry], records: npt.NDArray[np.void]) -> bool:
-    return len(entries) == len(records) and all(
-        e.start == s and e.end == t for e, s, t in zip(entries, records["start"], records["end"], strict=True)
-    )
-
-
-def _same_names(old: npt.NDArray[np.void], new: npt.NDArray[np.void]) -> bool:
-    return len(old) == len(new) and all(
-        np.array_equal(old[name], new[name]) for name in ("start", "end", "file", "flags", "pgoff")
-    )
 
 
 class ProcMemory:

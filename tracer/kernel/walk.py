@@ -37,6 +37,7 @@ LARGEST_DIRECT_MAP = 64 << 40
 SYS_BPF, BPF_PROG_TEST_RUN = 321, 10
 STEPS = 4  # of bpf/calibrate.c
 SPANS_A_RUN = 4
+EVERYWHERE = np.zeros(1, np.uint64), np.full(1, (1 << 64) - 1, np.uint64)  # addresses from and up to
 SOURCES = ("common.h", "entry.h", "nodes.h", "count.c", "tables.c", "calibrate.c", "find.c", "probe.c", "vmas.c")
 
 
@@ -139,7 +140,8 @@ class PageTables:
         self._set_paging(self._table_request[0]["paging"])
         self._wanted, self._found = programs.array("tables_wanted"), programs.array("tables_found")
         self._raw = programs.array("raw_tables")
-        self._vma_request, self._vmas = programs.array("vma_request"), programs.array("vmas_found")
+        self._vma_request, self._vma_ranges = programs.array("vma_request"), programs.array("vma_ranges")
+        self._vmas, self._leaves = programs.array("vmas_found"), programs.array("vma_leaves")
         self._glance = programs.array("glance")
 
     def _set_paging(self, field: np.void) -> None:
@@ -336,22 +338,51 @@ class PageTables:
 
     # --- VMAs ---
 
-    def vmas(self, mm: int) -> npt.NDArray[np.void] | None:
-        """All VMAs of an mm as `struct vma_found` records (bpf/vmas.c), None when the tree changed underneath."""
-        request = self._vma_request[0]
-        request["mm"], request["from"], request["count"], request["broken"] = mm, 0, 0, 0
+    def vmas(
+        self, mm: int, starts: npt.NDArray[np.uint64] = EVERYWHERE[0], ends: npt.NDArray[np.uint64] = EVERYWHERE[1]
+    ) -> npt.NDArray[np.void] | None:
+        """All VMAs of an mm that begin in the ranges, as `struct vma_found` records (bpf/vmas.c); None when the tree
+        changed underneath. The ranges are ascending and disjoint."""
+        parts = [self._vmas[:0]]
+        for at in range(0, len(starts), len(self._vma_ranges)):
+            part = slice(at, at + len(self._vma_ranges))
+            found = self._listed(mm, starts[part], ends[part], self._vmas)
+            if found is None:
+                return None
+            parts.append(found)
+        return _joined(parts)
+
+    def vma_leaves(self, mm: int) -> npt.NDArray[np.void] | None:
+        """The leaves of the tree of VMAs, with digests, as `struct vma_leaf` records; None as `vmas` does."""
+        return self._listed(mm, *EVERYWHERE, self._leaves)
+
+    def _listed(
+        self,
+        mm: int,
+        starts: npt.NDArray[np.uint64],
+        ends: npt.NDArray[np.uint64],
+        results: npt.NDArray[np.void],
+    ) -> npt.NDArray[np.void] | None:
+        """What the program puts into `results`, window after window."""
+        request, complete = self._vma_request[0], (1 << 64) - 1
+        self._vma_ranges["from"][: len(starts)] = starts
+        self._vma_ranges["until"][: len(starts)] = ends
+        for field, value in (("mm", mm), ("summing", int(results is self._leaves)), ("from", complete), ("next", 0)):
+            request[field] = value
+        request["ranges"], request["count"], request["broken"] = len(starts), 0, 0
         parts: list[npt.NDArray[np.void]] = []
-        while request["from"] != (1 << 64) - 1:
+        while request["from"] != complete or request["next"] < len(starts):
             before = int(request["from"]), int(request["count"])
             self._programs.run(self._list)
             if request["broken"]:
                 return None
-            if request["count"] == len(self._vmas) or request["from"] == (1 << 64) - 1:
-                parts.append(self._vmas[: request["count"]].copy())
+            if request["count"] == len(results):
+                parts.append(_joined([results]))
                 request["count"] = 0
             elif (int(request["from"]), int(request["count"])) == before:
                 return None
-        return np.concatenate(parts)
+        parts.append(results[: request["count"]])
+        return _joined(parts)
 
     def close(self) -> None:
         """Unload the programs."""
@@ -364,11 +395,20 @@ class PageTables:
             "_found",
             "_raw",
             "_vma_request",
+            "_vma_ranges",
             "_vmas",
+            "_leaves",
             "_glance",
         ):
             self.__dict__.pop(name, None)
         self._programs.close()
+
+
+def _joined(parts: list[npt.NDArray[np.void]]) -> npt.NDArray[np.void]:
+    """A copy of all parts. As plain bytes, because numpy copies records field by field."""
+    kind = parts[0].dtype
+    joined: npt.NDArray[np.void] = np.concatenate([part.view(f"V{kind.itemsize}") for part in parts]).view(kind)
+    return joined
 
 
 def _covering(starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], shift: int) -> npt.NDArray[np.int64]:

@@ -7,6 +7,7 @@ counts per populated span in address order, and a total per VMA. Nothing here re
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,10 @@ class VmaList:
     def empty() -> VmaList:
         """No VMA at all."""
         return VmaList(*(np.empty(0, np.int64) for _ in range(7)))
+
+    def part(self, at: npt.NDArray[np.intp]) -> VmaList:
+        """Some of them, ascending."""
+        return VmaList(*(getattr(self, column)[at] for column in self.__slots__))
 
     def index_of(self, addresses: Int64s) -> Int64s:
         """Index of the VMA that holds each address, -1 where there is none."""
@@ -173,20 +178,29 @@ class SpanTable:
         """Take a new VMA list. Rows stay where the same pages are still mapped by the same kind of VMA.
 
         Gives (regions to read again because a boundary moved inside them, starts and ends of ranges whose content is
-        new and has to be searched for populated regions).
+        new and has to be searched for populated regions). Costs what changed, but for comparing the two lists.
         """
         old = self.vmas
-        bounds = np.unique(np.concatenate((old.start, old.end, vmas.start, vmas.end)))
+        if vmas is old:
+            return (np.empty(0, np.int64),) * 3
+        match = _matches(old, vmas)
+        before, after = old.part(match.gone), vmas.part(match.new)
+        bounds = np.unique(np.concatenate((before.start, before.end, after.start, after.end)))
         starts, ends = bounds[:-1], bounds[1:]
-        was, now = old.index_of(starts), vmas.index_of(starts)
-        changed = ~_same(old, was, vmas, now)
-        self.vmas = vmas
-        moved = np.setxor1d(np.concatenate((old.start, old.end)), np.concatenate((vmas.start, vmas.end)))
+        was, now = before.index_of(starts), after.index_of(starts)
+        changed = ~_same(before, was, after, now)
+        moved = np.setxor1d(np.concatenate((before.start, before.end)), np.concatenate((after.start, after.end)))
         torn = np.unique(moved[moved & (REGION - 1) != 0] >> REGION_SHIFT)
         gone = np.flatnonzero(changed)
         fresh = gone[now[gone] >= 0]
         self._drop(starts[gone], ends[gone], torn)
-        self._recount()
+        totals = np.zeros((len(vmas.start), self._nodes), np.int64)
+        totals[: match.head] = self.totals[: match.head]
+        totals[len(totals) - match.tail :] = self.totals[len(self.totals) - match.tail :]
+        totals[match.now] = self.totals[match.was]
+        self.vmas, self.totals = vmas, totals
+        rows = gather_ranges(np.searchsorted(self.address, after.start), np.searchsorted(self.address, after.end))
+        self._add(self.address[rows], self.counts[rows])
         return torn, starts[fresh], ends[fresh]
 
     def _drop(self, starts: Int64s, ends: Int64s, torn: Int64s) -> None:
@@ -196,12 +210,52 @@ class SpanTable:
         also = gather_ranges(np.searchsorted(self.address, low), np.searchsorted(self.address, high))
         dead = np.union1d(rows, also)
         if len(dead):
+            self._add(self.address[dead], -self.counts[dead])
             self.address = np.delete(self.address, dead)
             self.counts = np.delete(self.counts, dead, axis=0)
 
-    def _recount(self) -> None:
-        self.totals = np.zeros((len(self.vmas.start), self._nodes), np.int64)
-        self._add(self.address, self.counts)
+
+class _Match(NamedTuple):
+    """VMAs that two lists share: the first `head`, the last `tail`, and between them those at `was` in the old list
+    and `now` in the new one. gone, new: the others of the old list and of the new one. All are ascending indices."""
+
+    head: int
+    tail: int
+    was: Int64s
+    now: Int64s
+    gone: Int64s
+    new: Int64s
+
+
+def _matches(old: VmaList, new: VmaList) -> _Match:
+    # Mostly few places differ: what is equal from either end needs no search.
+    sizes = len(old.start), len(new.start)
+    short = min(sizes)
+    head = _leading(_equal_rows(old, slice(short), new, slice(short)))
+    ends = (slice(size - short + head, None) for size in sizes)
+    tail = _leading(_equal_rows(old, next(ends), new, next(ends))[::-1])
+    middle, others = (np.arange(head, size - tail) for size in sizes)
+    at = np.searchsorted(old.start[middle], new.start[others])
+    here = np.flatnonzero(at < len(middle))
+    equal = _equal_rows(old, middle[at[here]], new, others[here])
+    was, now = at[here[equal]], here[equal]
+    return _Match(head, tail, middle[was], others[now], np.delete(middle, was), np.delete(others, now))
+
+
+Rows = Int64s | slice
+
+
+def _equal_rows(old: VmaList, these: Rows, new: VmaList, those: Rows) -> npt.NDArray[np.bool_]:
+    equal = old.start[these] == new.start[those]
+    for name in ("end", "huge", "special", "file", "bias", "anon"):
+        equal &= getattr(old, name)[these] == getattr(new, name)[those]
+    found: npt.NDArray[np.bool_] = equal
+    return found
+
+
+def _leading(equal: npt.NDArray[np.bool_]) -> int:
+    """How many are true from the beginning on."""
+    return int(np.argmin(equal)) if not equal.all() else len(equal)
 
 
 def _same(old: VmaList, was: Int64s, new: VmaList, now: Int64s) -> npt.NDArray[np.bool_]:
