@@ -17,6 +17,7 @@ from tests.kernel.target import Area, Truth
 from tests.kernel.world import Step
 from tracer.kernel.numa_maps import NumaLine
 from tracer.model.policy import Policy
+from tracer.model.sample import Sample
 from tracer.model.snapshot import Refresh, Snapshot, Trust
 from tracer.model.vma import Kind, Vma
 
@@ -70,8 +71,9 @@ class FakeSession:
     def __init__(self, *snapshots: Snapshot) -> None:
         self._snapshots = list(snapshots)
 
-    def refresh(self) -> Snapshot:
-        return self._snapshots.pop(0) if len(self._snapshots) > 1 else self._snapshots[0]
+    def refresh(self) -> Sample:
+        snapshot = self._snapshots.pop(0) if len(self._snapshots) > 1 else self._snapshots[0]
+        return Sample(snapshot.time, snapshot.node_ids, (snapshot,))
 
 
 def _judge(*snapshots: Snapshot, audited: str = "") -> Row:

@@ -24,6 +24,7 @@
 #include <sys/prctl.h>
 #include <sys/shm.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -736,6 +737,21 @@ static int do_exec(const struct call *c)
     return -errno;
 }
 
+// A pipe that nobody reads takes references to the pages, so that they cannot be moved.
+static int do_vmsplice(const struct call *c)
+{
+    static int held[2] = {-1, -1};
+    struct iovec part = {place(c), c->number[2]};
+
+    if (held[0] >= 0) {
+        close(held[0]);
+        close(held[1]);
+    }
+    if (pipe2(held, O_CLOEXEC) < 0)
+        return -errno;
+    return outcome(vmsplice(held[1], &part, 1, 0) == (ssize_t)part.iov_len ? 0 : -1);
+}
+
 static int do_pid(const struct call *c)
 {
     (void)c;
@@ -781,6 +797,7 @@ static const struct {
     {"unpin", 0, do_unpin},
     {"fight", 7, do_fight},       // slot offset length processor processor seconds milliseconds-a-turn; answers passes
     {"vfork", 3, do_vfork},       // slot offset length
+    {"vmsplice", 3, do_vmsplice}, // slot offset length; the same pages as before are let go
     {"fork", 0, do_fork},         // answers the child's pid
     {"reap", 0, do_reap},         // ends the child
     {"exec", 0, do_exec},         // answered by the new program's first line
