@@ -1,6 +1,6 @@
 """Entry of `make bench`: runs the benchmarks and prints their tables; --write also puts them into docs/overhead.md.
 
-python benchmarks/run.py [--rounds N] [--write] [storm|walk|refresh|seed|startup ...]
+python benchmarks/run.py [--rounds N] [--write] [storm|threads|forks|walk|refresh|seed|startup ...]
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
-from benchmarks import machine, peers, refresh, seed, startup, storm, walk, workload  # noqa: E402
+from benchmarks import forks, machine, peers, refresh, seed, startup, storm, threads, walk, workload  # noqa: E402
 from benchmarks.table import Section, render  # noqa: E402
 from tracer.errors import NumatraceError  # noqa: E402
 
@@ -30,7 +30,15 @@ class Benchmark(Protocol):
     def measure(self, rounds: int, progress: Callable[[int], None]) -> list[Section]: ...
 
 
-BENCHMARKS: dict[str, Benchmark] = {"storm": storm, "walk": walk, "refresh": refresh, "seed": seed, "startup": startup}
+BENCHMARKS: dict[str, Benchmark] = {
+    "storm": storm,
+    "threads": threads,
+    "forks": forks,
+    "walk": walk,
+    "refresh": refresh,
+    "seed": seed,
+    "startup": startup,
+}
 REPORT = ROOT / "docs" / "overhead.md"
 HEADING = """# What numatrace costs
 

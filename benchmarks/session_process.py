@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 Report = dict[str, float]
 """elapsed_ns and cpu_ns (all threads) of what was done; of a refresh also regions_read, settling, lost and reported_ns,
-the session's own figure, and polling (1: without hooks)."""
+the session's own figure, polling (1: without hooks), and of the processes that were followed: ended, how many have
+ended since the session began, and untraced, how many there was no room for."""
 
 STEP_S = 0.1
 """How long a session that refreshes by itself waits before it looks whether its input has ended."""
@@ -37,11 +38,13 @@ STEP_S = 0.1
 class SessionProcess:
     """Context manager around the traced target `pid`. started: report of Session's start. ended: of its last refresh,
     which is made on leaving. every: seconds between refreshes of its own accord, 0 for only when asked.
+    follow_forks: trace its children too, of which none may be alive at a refresh that is asked for.
     """
 
-    def __init__(self, pid: int, every: float = 0.0) -> None:
+    def __init__(self, pid: int, every: float = 0.0, follow_forks: bool = False) -> None:
+        options = ["--follow-forks"] if follow_forks else []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.session_process", str(pid), str(every)],
+            [sys.executable, "-m", "benchmarks.session_process", str(pid), str(every), *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -90,51 +93,61 @@ def _now() -> tuple[int, int]:
     return time.monotonic_ns(), time.process_time_ns()
 
 
-def _refresh(session: Session) -> Report:
+def _refresh(session: Session, ended_before: int = 0) -> Report:
     begin = _now()
-    snapshot = session.refresh().only
+    sample = session.refresh()
     report = _measured(begin)
+    snapshot = sample.only
     report["reported_ns"] = snapshot.refresh.cpu_ns
     report["regions_read"] = snapshot.refresh.regions_read
     report["settling"] = snapshot.trust.settling
     report["lost"] = snapshot.trust.lost
     report["polling"] = snapshot.hooks == "none"
+    report["ended"] = ended_before + len(sample.ended)
+    report["untraced"] = sample.untraced
     return report
 
 
-def _serve(session: Session) -> None:
-    """A refresh for each line of input."""
+def _serve(session: Session) -> int:
+    """A refresh for each line of input. Returns how many processes have ended."""
+    ended = 0
     for _ in sys.stdin:
-        print(json.dumps(_refresh(session)), flush=True)
+        report = _refresh(session, ended)
+        ended = int(report["ended"])
+        print(json.dumps(report), flush=True)
+    return ended
 
 
-def _watch(session: Session, every: float) -> None:
-    """A refresh every so many seconds, as `numatrace maps --every` makes them, until the end of input."""
+def _watch(session: Session, every: float) -> int:
+    """A refresh every so many seconds, as `numatrace maps --every` makes them, until the end of input.
+
+    Returns how many processes have ended.
+    """
     due = time.monotonic() + every
+    ended = 0
     while not select.select([sys.stdin], [], [], 0)[0] and session.wait(STEP_S):
         if time.monotonic() >= due:
-            session.refresh()
+            ended += len(session.refresh().ended)
             due += every
+    return ended
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pid", type=int)
     parser.add_argument("every", type=float)
+    parser.add_argument("--follow-forks", action="store_true")
     args = parser.parse_args()
-    from tracer.session import Options, Session
+    from tracer.session import Options, Selection, Session
 
-    session = Session(args.pid, Options())
+    session = Session(Selection((args.pid,), follow_forks=args.follow_forks), Options())
     begin = _now()
     with session:
         print(json.dumps(_measured(begin)), flush=True)
         for note in session.notes:
             print(note, file=sys.stderr)
-        if args.every:
-            _watch(session, args.every)
-        else:
-            _serve(session)
-        print(json.dumps(_refresh(session)), flush=True)
+        ended = _watch(session, args.every) if args.every else _serve(session)
+        print(json.dumps(_refresh(session, ended)), flush=True)
     return 0
 
 
