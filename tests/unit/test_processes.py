@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tracer.errors import NumatraceError
-from tracer.kernel.processes import find_cgroup, matching, members, namespace_pid
+from tracer.kernel.processes import descendants, find_cgroup, matching, members, namespace_pid
 from tracer.kernel.procfs import TargetGone
 
 OURSELVES = 50
+KERNEL_THREAD = 0x00200000
 
 
 class FakeProc:
@@ -45,6 +47,7 @@ class FakeProc:
         inside = "\t".join(map(str, (pid, *namespaces)))
         status = f"Name:\t{comm}\nTgid:\t{leader or pid}\nPid:\t{pid}\nPPid:\t{parent}\nNSpid:\t{inside}\nKthread:\t0\n"
         (directory / "status").write_text(status, errors="surrogateescape")
+        (directory / "stat").write_text(f"{pid} (x) S {parent} 1 1 0 -1 {KERNEL_THREAD if program is None else 0} 0")
         (directory / "task" / str(pid)).mkdir(parents=True)
         if program is not None:
             (directory / "exe").symlink_to(program)
@@ -217,6 +220,19 @@ class TestMatching:
         (proc.root / "104/cmdline").write_text("/srv/postgres\0")
         assert matching("postgres", proc.root) == [104]
 
+    def test_to_an_ordinary_user_others_hide_their_programs(
+        self, proc: FakeProc, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(path: str | Path) -> str:
+            if str(path).endswith("/exe"):
+                raise PermissionError(13, "Permission denied")
+            return str(OURSELVES)
+
+        monkeypatch.setattr(os, "readlink", refuse)
+        assert matching("postgres", proc.root) == [101]
+        assert matching("a-very-long-name", proc.root) == [103]
+        assert matching("kworker*", proc.root) == []
+
     def test_a_process_that_ends_while_it_is_looked_at_is_left_out(self, proc: FakeProc) -> None:
         (proc.root / "101/comm").unlink()
         assert matching("*checkpointer", proc.root) == []
@@ -224,6 +240,18 @@ class TestMatching:
     def test_a_proc_in_which_we_are_not_has_no_ancestors_of_ours(self, proc: FakeProc) -> None:
         (proc.root / "self").unlink()
         assert matching("sudo", proc.root) == [40]
+
+
+class TestDescendants:
+    def test_children_and_theirs_of_any_thread(self, proc: FakeProc) -> None:
+        for pid, children in {30: "40 ", 40: "50 ", OURSELVES: ""}.items():
+            (proc.root / f"{pid}/task/{pid}/children").write_text(children)
+        (proc.root / "30/task/31").mkdir()
+        (proc.root / "30/task/31/children").write_text("60 4000 ")
+        proc.process(60, "a", "/a")
+        assert descendants([30], proc.root) == {40, OURSELVES, 60, 4000}
+        assert descendants([40], proc.root) == {OURSELVES}
+        assert descendants([OURSELVES, 9999], proc.root) == set()
 
 
 class TestNamespacePid:
