@@ -21,6 +21,8 @@ struct glance {
 };
 BPF_F_TABLE("array", u32, struct glance, glance, 1, BPF_F_MMAPABLE);
 
+#define POLICY_TRIES 3
+
 /* __bpf_trace programs run under RCU, so a policy may be replaced meanwhile but not be freed and used again. */
 static __always_inline void read_policy(u64 policy, u16 *mode, u16 *flags, u64 *nodes)
 {
@@ -96,9 +98,15 @@ int look(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	g->owner_tgid = read_u32(g->owner + TASK_TGID);
 	g->owner_mm = read_u64(g->owner + TASK_MM);
-	policy = read_u64(g->owner + TASK_POLICY);
-	if (policy)
-		read_policy(policy, &g->policy_mode, &g->policy_flags, g->policy_nodes);
+	/* Replaced while it was read: its place may have become another one's. */
+	for (u32 i = 0; i < POLICY_TRIES; i++) {
+		policy = read_u64(g->owner + TASK_POLICY);
+		g->policy_mode = 0;
+		if (policy)
+			read_policy(policy, &g->policy_mode, &g->policy_flags, g->policy_nodes);
+		if (policy == read_u64(g->owner + TASK_POLICY))
+			break;
+	}
 #ifdef TASK_RSS
 	g->rss = exact_rss(g->mm, g->owner);
 #endif

@@ -8,9 +8,6 @@
 #define VMAS 1024
 #define LEAVES 4096
 #define RANGES 1024
-#define SLOTS 16
-#define ARANGE_SLOTS 10
-#define DEPTH 8
 #define TMPFS_MAGIC 0x01021994
 #define TREE_DEPTH 32
 #define NAME_WORDS 10 /* ANON_VMA_NAME_MAX_LEN, include/linux/mm_inline.h */
@@ -36,7 +33,7 @@ struct vma_range {
 struct vma_leaf {
 	u64 from;
 	u64 until;
-	u64 digest; /* of everything in struct vma_found; never 0 */
+	u64 digest; /* of everything in struct vma_found, summed up (leaf_digests() in vma_list.py); never 0 */
 	u64 count;
 };
 
@@ -58,10 +55,6 @@ struct vma_found {
 	u32 device; /* of the file system */
 	u64 digest; /* of all that stands above */
 	u64 anon_vma; /* comes with the first fault, without any lock for writing */
-};
-
-struct maple_node_copy {
-	u64 word[32];
 };
 
 struct vma_copy {
@@ -90,7 +83,6 @@ BPF_F_TABLE("array", u32, struct vma_request, vma_request, 1, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct vma_range, vma_ranges, RANGES, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct vma_found, vmas_found, VMAS, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct vma_leaf, vma_leaves, LEAVES, BPF_F_MMAPABLE);
-BPF_PERCPU_ARRAY(maple_node, struct maple_node_copy, 1);
 BPF_PERCPU_ARRAY(vma_scratch, struct vma_scratch, 1);
 BPF_PROG_ARRAY(vmas_again, 1);
 
@@ -212,52 +204,6 @@ static __always_inline void fill(struct vma_found *out, const struct vma_copy *v
 	out->anon_vma = VMA_FIELD(vma, VMA_ANON_VMA);
 }
 
-/* Go down to the leaf that covers `from`; leaves it in `node` and the last index it covers in `max`. */
-static __always_inline bool find_leaf(u64 mm, u64 from, struct maple_node_copy *node, u64 *max)
-{
-	u64 encoded = read_u64(mm + MM_TREE + TREE_ROOT);
-
-	*max = ~0ULL;
-	/* xa_is_node() and not a lone entry: the root of a tree of nodes carries 2 in its low bits. */
-	if ((encoded & 3) != 2)
-		return false;
-	encoded &= ~2ULL;
-	for (u32 depth = 0; depth < DEPTH; depth++) {
-		u32 type = (encoded >> 3) & 15;
-		u32 slots = type == MAPLE_ARANGE ? ARANGE_SLOTS : SLOTS;
-		u64 next = 0;
-
-		if (bpf_probe_read_kernel(node, sizeof(*node), (void *)(encoded & ~255ULL)))
-			return false;
-		if (type == MAPLE_LEAF)
-			return true;
-		if (type != MAPLE_RANGE && type != MAPLE_ARANGE)
-			return false;
-		for (u32 i = 0; i < SLOTS; i++) {
-			u64 pivot = 0;
-
-			if (i >= slots)
-				break;
-			if (type == MAPLE_ARANGE)
-				next = node->word[(ARANGE_SLOT / 8 + i) & 31];
-			else
-				next = node->word[(RANGE_SLOT / 8 + i) & 31];
-			if (i + 1 < slots) /* the pivots lie at the same place in both kinds */
-				pivot = node->word[(RANGE_PIVOT / 8 + i) & 31];
-			if (!pivot)
-				break;
-			if (pivot >= from) {
-				*max = pivot;
-				break;
-			}
-		}
-		if (!next)
-			return false;
-		encoded = next;
-	}
-	return false;
-}
-
 /* Begin with the next range, when one is done. */
 static __always_inline bool has_range(struct vma_request *request)
 {
@@ -322,7 +268,7 @@ int list_vmas(struct bpf_raw_tracepoint_args *ctx)
 			read_backing(&backing, &scratch->vma, scratch->text);
 			fill(out, &scratch->vma, &backing);
 			if (leaf) {
-				digest = mix(mix(digest, out->digest), out->anon_vma);
+				digest += mix(out->digest, out->anon_vma);
 				found++;
 			} else {
 				request->count = at + 1;

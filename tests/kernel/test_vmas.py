@@ -17,16 +17,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernel.compare import difference
 from tests.kernel.exactness import check
-from tests.kernel.target import CommandFailed, Target, build_workloads, wait_asleep
+from tests.kernel.target import CommandFailed, Target, build_workloads, read_truth, wait_asleep
 from tests.kernel.ways import WAYS, traced_as_asked
 from tests.kernel.world import Step
+from tracer.kernel import walk
 from tracer.kernel.btf import Btf
+from tracer.kernel.layout import layout
 from tracer.kernel.procfs import file_path, kind_of, read_maps
 from tracer.model.snapshot import Snapshot
 from tracer.model.vma import Kind, Vma
 from tracer.session import Options, Session
 
+WITHOUT_SEQ = "MM_LOCK_SEQ", "MM_LOCK_SEQCOUNT"
 VMAS = int(os.environ.get("NUMATRACE_TEST_VMAS", "100000"))
 """VMAs of the long list; an emulated machine may be given fewer."""
 LONG_LIVED = 1000
@@ -135,6 +139,19 @@ def refreshed(session: Session) -> Snapshot:
     return session.refresh().only
 
 
+@pytest.fixture(params=["mm_lock_seq", "without it"])
+def seq(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As the kernel is, and as one without mm_lock_seq (6.1) would be."""
+    if request.param != "mm_lock_seq":
+        monkeypatch.setattr(
+            walk,
+            "layout",
+            lambda *facts: {name: value for name, value in layout(*facts).items() if name not in WITHOUT_SEQ},
+        )
+    way: str = request.param
+    return way
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where the steps change the list: VMAs of two pages follow each other; the ones at even places are writable, and
@@ -207,6 +224,18 @@ def test_a_long_list_that_changes() -> None:
             assert not failures, "\n".join(failures)[:4000]
 
 
+def test_a_short_list_that_changes(seq: str) -> None:
+    with churn() as target:
+        target.ask("many", BASE, LONG_LIVED)
+        place = Place(target, BASE + LONG_LIVED // 4 * 2 * 2 * PAGE, BASE + (LONG_LIVED // 2 - 1) * 2 * 2 * PAGE)
+        with traced_as_asked("walk", target.pid) as session:
+            for _ in itertools.chain(place.steps(), place.stack_and_heap()):
+                snapshot = refreshed(session)
+                assert not difference(read_truth(target.pid), snapshot)
+                assert not snapshot.trust.settling
+                assert_equal_to_maps(snapshot)
+
+
 def test_a_change_of_the_list_costs_a_small_part_of_reading_it_all() -> None:
     with churn() as target:
         place = long_list(target)
@@ -228,7 +257,7 @@ def _long_lived(vmas: tuple[Vma, ...]) -> list[tuple[int, int]]:
     return [(v.start, v.end) for v in vmas if not CHURNING <= v.start < CHURNING + CHURNING_BYTES]
 
 
-def test_a_list_that_never_stands_still_is_followed() -> None:
+def test_a_list_that_never_stands_still_is_followed(seq: str) -> None:
     with churn() as target:
         target.ask("many", BASE, LONG_LIVED)
         lasting = [(entry.start, entry.end) for entry in read_maps(target.pid)]
@@ -290,7 +319,7 @@ def _file(path: Path) -> Path:
     return path
 
 
-def test_names_follow_rename_and_unlink(named: tuple[Churn, Session, Path]) -> None:
+def test_names_follow_rename_and_unlink(seq: str, named: tuple[Churn, Session, Path]) -> None:
     target, session, directory = named
     path = _file(directory / "first name")
     descriptor = target.open(path)

@@ -6,11 +6,12 @@ a VMA whose own digest is known keeps its `Vma`. Names come from maps (`tracer.k
 A list is proven when it was there, as a whole, at one moment:
 
 - With mm_lock_seq as a sequence count: it is even, and the same before and after.
-- Without (6.1, and kernels where it is a plain number): the digests are the same when they are taken once more, and
-  between the two times nobody held mmap_lock for writing. Each VMA was seen before that moment and after it, so it was
-  there at that moment, unless it was unmapped and replaced by its equal meanwhile, at the same place, with the same
-  file, anon_vma and policy: then the list is right all the same as soon as it is read again, which without
-  mm_lock_seq happens at every refresh. A list equal to the one last proven needs no second time.
+- Without (6.1, and kernels where it is a plain number): the digests are the same when they are taken once more, what
+  was read in between has these digests, too, and nobody held mmap_lock for writing at a moment between the two. Each
+  VMA was seen before that moment and after it, so it was there at that moment, unless it was replaced meanwhile and
+  put back as it was: same place, file, anon_vma and policy. Such a list is right all the same as soon as it is read
+  again, which without mm_lock_seq happens at every refresh. A list equal to the known one needs no second time: the
+  known one is the other look.
 
 A target that changes its list all the time cannot be seen like that. Then a list that is sane is given as unproven:
 its VMAs ascend, none overlaps another, all belong to this mm, and each was there at some moment of the reading.
@@ -32,7 +33,7 @@ from tracer.model.policy import DEFAULT, Mode, Policy
 from tracer.model.spans import RESTLESS, SPECIAL, VmaList
 from tracer.model.vma import Kind, Vma
 
-__all__ = ["Layout", "VmaListReader", "effective_policy", "lists_of"]
+__all__ = ["Layout", "VmaListReader", "effective_policy", "leaf_digests", "lists_of"]
 
 # vm_flags, include/linux/mm.h
 VM_READ, VM_WRITE, VM_EXEC, VM_MAYSHARE = 0x1, 0x2, 0x4, 0x80
@@ -43,6 +44,8 @@ TRIES = 4  # readings of a list that changes underneath, before an unproven one 
 PATIENCE_S = 0.02  # ... or this time is over
 FEW_CUTS = 32  # places of a list that are cheaper to change in place, though each moves what follows
 MOST_NAMES = 1 << 16  # kept, before those that nobody uses any more are dropped
+
+MIX = 0x9E3779B97F4A7C15  # mix() in bpf/vmas.c
 
 # What a VMA without file and operations is (numa_maps' word); ASK: the kernels differ, so the text has to tell.
 PLAIN, HEAP, STACK, ASK = 0, 1, 2, 3
@@ -129,7 +132,7 @@ class _List:
     cuts, vmas, changed: what it takes to make the known `Vma`s those of this list (`_cuts`), and whether that
     changes any.
     asked: rows (indices) whose name was asked for this very time. whole: False when a VMA had to be left out, because
-    it was gone before its name was known.
+    it was gone before its name was known, or was another one than the digests had told.
     """
 
     leaves: Records | None = None
@@ -169,7 +172,7 @@ class VmaListReader:
     def __init__(self, tables: PageTables, pid: int, mm: int) -> None:
         self._tables, self._pid, self._mm = tables, pid, mm
         self._has_seq = "MM_LOCK_SEQ" in tables.constants
-        self._proves = "MM_LOCK_SEQCOUNT" in tables.constants
+        self._seq_proves = "MM_LOCK_SEQCOUNT" in tables.constants
         self._known = _List()
         self._vmas: list[Vma] = []
         self._layout = Layout((), VmaList.empty(), np.empty(0, bool))
@@ -210,7 +213,12 @@ class VmaListReader:
         if not len(ranges[0]):
             return known
         found = self._tables.vmas(self._mm, *ranges)
-        return None if found is None else self._spliced(leaves, ranges, found, marks)
+        if found is None:
+            return None
+        read = self._spliced(leaves, ranges, found, marks)
+        if read is not None and not self._seq_proves:
+            read.whole &= _as_summed(found, leaves, ranges)
+        return read
 
     def _proven(self, before: np.void, read: _List) -> bool:
         after = self._look()
@@ -218,7 +226,7 @@ class VmaListReader:
             return False
         if len(read.rows.start) != int(before["map_count"]):
             return False
-        if self._proves:
+        if self._seq_proves:
             return _same(before, after, "lock_seq") and not int(before["lock_seq"]) & 1
         if before["writer"] or after["writer"]:
             return False
@@ -453,6 +461,28 @@ def changed_ranges(known: Records | None, now: Records) -> tuple[Uint64s, Uint64
         same &= known[name][at] == now[name]
     edge = np.diff(np.concatenate(([True], same, [True])).astype(np.int8))
     return now["from"][edge[:-1] < 0], now["until"][edge[1:] > 0]
+
+
+def leaf_digests(found: Records, starts: Uint64s) -> Uint64s:
+    """Digests of leaves that begin at `starts` and hold the VMAs found, as bpf/vmas.c computes them: list_vmas(). Every
+    leaf must hold one, and the first must begin no later than any VMA does."""
+    mixed = (found["digest"] ^ found["anon_vma"]) * np.uint64(MIX)
+    mixed ^= mixed >> np.uint64(32)
+    digests: Uint64s = np.add.reduceat(mixed, np.searchsorted(found["start"], starts)) | np.uint64(1)
+    return digests
+
+
+def _as_summed(found: Records, leaves: Records, ranges: tuple[Uint64s, Uint64s]) -> bool:
+    """Whether VMAs, read range by range after the digests, are those that the digests are of."""
+    at = np.searchsorted(ranges[0], leaves["from"], "right") - 1
+    asked = leaves[(at >= 0) & (leaves["from"] < ranges[1][at])]
+    full = asked[asked["count"] > 0]
+    if len(found) != int(asked["count"].sum()):
+        return False
+    if not len(full):
+        return True
+    counts = np.diff(np.searchsorted(found["start"], full["from"]), append=len(found))
+    return bool((counts == full["count"]).all() and (leaf_digests(found, full["from"]) == full["digest"]).all())
 
 
 def _same(one: np.void, other: np.void, *names: str) -> bool:

@@ -38,7 +38,18 @@ SYS_BPF, BPF_PROG_TEST_RUN = 321, 10
 STEPS = 4  # of bpf/calibrate.c
 SPANS_A_RUN = 4
 EVERYWHERE = np.zeros(1, np.uint64), np.full(1, (1 << 64) - 1, np.uint64)  # addresses from and up to
-SOURCES = ("common.h", "entry.h", "nodes.h", "count.c", "tables.c", "calibrate.c", "find.c", "probe.c", "vmas.c")
+SOURCES = (
+    "common.h",
+    "entry.h",
+    "nodes.h",
+    "count.c",
+    "tables.c",
+    "calibrate.c",
+    "find.c",
+    "probe.c",
+    "maple.h",
+    "vmas.c",
+)
 
 
 class WalkUnfit(NumatraceError):
