@@ -1,4 +1,5 @@
-"""What a refresh costs: with nothing changed, at targets of 100 MiB to 12 GiB, and with 1,000 regions to settle."""
+"""What a refresh costs: with nothing changed, at targets of 100 MiB to 12 GiB; with 1,000 regions to settle; and after
+one change of a VMA list of 100 to 100,000."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from benchmarks.kernel_file import read_numa_maps
+from benchmarks.mappings import Mappings, room_for
 from benchmarks.session_process import Report, SessionProcess
 from benchmarks.table import Section
 from benchmarks.workload import Hold, resident_peak
@@ -25,6 +27,9 @@ PAUSE = 0.05
 KERNEL_READS = 3
 DIRTY_REGIONS = 1000
 SETTLE_MIB = 2048
+LISTS = (100, 10_000, 100_000)
+"""VMAs of a target."""
+CHANGES = 10
 QUIET_AFTER = 20
 """Refreshes after which a target that nobody touches must have settled."""
 
@@ -38,6 +43,12 @@ IDLE_METHOD = (
 SETTLE_METHOD = (
     f"A target of {SETTLE_MIB} MiB faults one page in, in each of {DIRTY_REGIONS:,} regions; then one refresh, and the "
     "next one, which reads them once more. CPU time of the whole tracing process."
+)
+
+LIST_METHOD = (
+    "A target with that many VMAs changes the protection of one page, which splits a VMA or merges its parts; then one "
+    f"refresh. CPU time of the whole tracing process, each figure the median of {CHANGES} changes, beside refreshes "
+    f"with nothing changed, {PAUSE * 1000:.0f} ms apart, and one read of numa_maps."
 )
 
 Series = dict[str, list[float]]
@@ -88,9 +99,31 @@ def _settle(target: Hold, session: SessionProcess, series: Series) -> None:
     series["kernel"].append(read_numa_maps(target.pid).cpu / MILLISECOND)
 
 
+def _changed(session: SessionProcess, target: Mappings) -> Report:
+    target.change()
+    return session.refresh()
+
+
+def _list(count: int, series: Series) -> None:
+    """One target with that many VMAs."""
+    with room_for(count), Mappings(count) as target, SessionProcess(target.pid) as session:
+        _settled(session)
+        changed = []
+        for _ in range(CHANGES):
+            changed.append(_changed(session, target))
+            _settled(session)
+        idle = [_later(session) for _ in range(CHANGES)]
+        reads = [read_numa_maps(target.pid) for _ in range(KERNEL_READS)]
+    series[f"regions {count}"].append(max(report["regions_read"] for report in changed))
+    series[f"changed {count}"].append(statistics.median(report["cpu_ns"] for report in changed) / MILLISECOND)
+    series[f"idle {count}"].append(statistics.median(report["cpu_ns"] for report in idle) / MILLISECOND)
+    series[f"kernel {count}"].append(statistics.median(read.cpu for read in reads) / MILLISECOND)
+
+
 def measure(rounds: int, progress: Callable[[int], None]) -> list[Section]:
-    """Sections: idle refresh, settling, memory of the tracer."""
+    """Sections: idle refresh, settling, changes of the VMA list, memory of the tracer."""
     idle: Series = defaultdict(list)
+    lists: Series = defaultdict(list)
     settle: Series = defaultdict(list)
     with Hold(SETTLE_MIB) as target, SessionProcess(target.pid) as session:
         for round_ in range(rounds):
@@ -99,7 +132,9 @@ def measure(rounds: int, progress: Callable[[int], None]) -> list[Section]:
             for mib in SIZES[turn:] + SIZES[:turn]:
                 _idle(mib, idle)
             _settle(target, session, settle)
-    return [_idle_section(idle), _settle_section(settle), _memory_section(idle)]
+            for count in LISTS:
+                _list(count, lists)
+    return [_idle_section(idle), _settle_section(settle), _list_section(lists), _memory_section(idle)]
 
 
 def _idle_section(series: Series) -> Section:
@@ -121,6 +156,17 @@ def _settle_section(series: Series) -> Section:
     section.add("refresh that settles them", series["first"], "ms", 5)
     section.add("the next refresh", series["second"], "ms")
     section.add("one read of numa_maps", series["kernel"], "ms")
+    return section
+
+
+def _list_section(series: Series) -> Section:
+    section = Section("One change of the VMA list", LIST_METHOD)
+    for count in LISTS:
+        name = f"{count:,} VMAs"
+        section.add(f"refresh after a change, {name}", series[f"changed {count}"], "ms", 15)
+        section.add(f"regions read again, {name}", series[f"regions {count}"], "regions")
+        section.add(f"refresh with nothing changed, {name}", series[f"idle {count}"], "ms", 0.3)
+        section.add(f"numa_maps, {name}", series[f"kernel {count}"], "ms")
     return section
 
 

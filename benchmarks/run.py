@@ -1,6 +1,6 @@
 """Entry of `make bench`: runs the benchmarks and prints their tables; --write also puts them into docs/overhead.md.
 
-python benchmarks/run.py [--rounds N] [--write] [storm|threads|forks|walk|refresh|seed|startup ...]
+python benchmarks/run.py [--rounds N] [--write] [storm|threads|forks|churn|walk|refresh|seed|startup ...]
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
-from benchmarks import forks, machine, peers, refresh, seed, startup, storm, threads, walk, workload  # noqa: E402
+from benchmarks import churn, forks, machine, peers, refresh, seed, startup, storm, threads, walk, workload  # noqa: E402
 from benchmarks.table import Section, render  # noqa: E402
 from tracer.errors import NumatraceError  # noqa: E402
 
@@ -34,6 +34,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "storm": storm,
     "threads": threads,
     "forks": forks,
+    "churn": churn,
     "walk": walk,
     "refresh": refresh,
     "seed": seed,
