@@ -23,6 +23,18 @@ NAME = f"nt-{os.getpid()}"
 """Of a process of this run of the tests."""
 
 
+@contextlib.contextmanager
+def running(*command: str | Path, started: str | None = None) -> Iterator[subprocess.Popen[str]]:
+    """A command, for a while. It has begun when it has written a line."""
+    with subprocess.Popen(command, executable=started, stdin=-1, stdout=-1, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline()
+            yield process
+        finally:
+            process.kill()
+
+
 @pytest.fixture
 def family() -> Iterator[Family]:
     with Family() as family:
@@ -82,7 +94,7 @@ def test_a_cgroup_that_is_removed_holds_nobody(cgroup: Path) -> None:
     assert members(below) == []
 
 
-def test_members_while_children_and_cgroups_come_and_go(cgroup: Path, family: Family) -> None:
+def test_members_while_children_come_and_go(cgroup: Path, family: Family) -> None:
     (child,) = family.fork(family.pid)
     cgroups.enter(cgroup, child)
     seen = set()
@@ -90,14 +102,19 @@ def test_members_while_children_and_cgroups_come_and_go(cgroup: Path, family: Fa
         words = ("storm", 200, 8, 1)
         family.send(child, *words)
         while family.busy():
-            below = cgroup / "below"
-            below.mkdir()
             seen |= set(members(cgroup))
-            below.rmdir()
         family.receive(child, *words)
     assert child in seen
     assert len(seen) > 1
     assert members(cgroup) == [child]
+
+
+def test_members_while_cgroups_come_and_go(cgroup: Path, family: Family) -> None:
+    script = "import os, sys\nprint(flush=True)\nwhile True:\n os.mkdir(sys.argv[1])\n os.rmdir(sys.argv[1])"
+    cgroups.enter(cgroup, family.pid)
+    with running(sys.executable, "-c", script, cgroup / "below"):
+        # A cgroup is removed now before it is opened, now before it is read, many times each.
+        assert all(members(cgroup) == [family.pid] for _ in range(2000))
 
 
 def test_a_threaded_cgroup_tells_the_processes_of_its_threads(tmp_path: Path) -> None:
@@ -121,18 +138,6 @@ def test_the_root_cgroup_holds_this_process_and_no_kernel_thread() -> None:
     assert os.getpid() in everybody
     assert 2 not in everybody  # kthreadd
     assert everybody == sorted(set(everybody))
-
-
-@contextlib.contextmanager
-def running(*command: str | Path, started: str | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A command, for a while. It has begun when it has written a line."""
-    with subprocess.Popen(command, executable=started, stdin=-1, stdout=-1, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline()
-            yield process
-        finally:
-            process.kill()
 
 
 IDLE = "echo ready; read line"
