@@ -20,7 +20,7 @@ from tracer.kernel.procfs import PROC, TargetGone, is_kernel_thread, read_proc
 
 __all__ = ["descendants", "find_cgroup", "matching", "members", "namespace_pid"]
 
-_SHOW_NAMES = "the third field of /proc/PID/cgroup names the cgroup of a process"
+_SHOW_NAMES = "take the name from the third field of /proc/PID/cgroup, or give the path of the cgroup's directory"
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 _GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV)
 _NAME_BYTES = 4096
@@ -90,8 +90,8 @@ def _no_cgroup(name: str, mounts: list[_Mount]) -> NumatraceError:
         return NumatraceError(
             f"cgroup {name} lies outside of this cgroup namespace", "run numatrace on the host, or give a path"
         )
-    points = ", ".join(dict.fromkeys(str(mount.point) for mount in mounts))
-    return NumatraceError(f"there is no cgroup {name} (looked below {points})", _SHOW_NAMES)
+    others = f" and {len(mounts) - 1} more hierarchies" if len(mounts) > 1 else ""
+    return NumatraceError(f"there is no cgroup {name} (looked below {mounts[0].point}{others})", _SHOW_NAMES)
 
 
 def _mounts(proc_root: Path) -> list[_Mount]:
