@@ -222,7 +222,9 @@ class Session:
         self._saved.absorb(epoch)
         for birth in epoch.births:
             old = self._roster.processes.get(birth.pid)
-            if old is not None and isinstance(old.work, Settler) and old.work.number != birth.number:
+            # Births on different CPUs are in no order: a program that is gone again does not end the one after it.
+            alive = hooks.alive(birth.number)
+            if alive and old is not None and isinstance(old.work, Settler) and old.work.number != birth.number:
                 drained = self._saved.targets.pop(old.work.number, None)
                 self._bury(old, drained, only_its_memory=not self._roster.exited(old))
             if not self._roster.adopt(birth):

@@ -132,6 +132,8 @@ class Roster:
         if not self._hooks.alive(birth.number):
             return False
         process = self.processes.get(birth.pid)
+        if process is not None and isinstance(process.work, Settler) and process.work.number == birth.number:
+            return True  # a member of the cgroup, say, that was found there before its birth was read
         try:
             fresh = process is None or self.exited(process)
             if process is None or fresh:

@@ -15,7 +15,7 @@ __all__ = ["VERSIONS", "cgroup", "enter", "mounted", "remove"]
 VERSIONS = ("v1", "v2")
 # A named hierarchy has no controllers and needs none of those that a kernel may have left out; it ends with its mount.
 _MOUNT = {"v1": ["-t", "cgroup", "-o", "none,name=numatrace"], "v2": ["-t", "cgroup2"]}
-_SECONDS = 60.0
+_SECONDS = 20.0
 
 
 @contextlib.contextmanager
