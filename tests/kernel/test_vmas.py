@@ -339,20 +339,34 @@ def test_names_follow_rename_and_unlink(seq: str, named: tuple[Churn, Session, P
     assert vma.path.endswith(b" (deleted)")
 
 
-def test_a_struct_file_used_again_for_another_file(named: tuple[Churn, Session, Path]) -> None:
-    """The kernel gives the place of a closed file to the next one that is opened; the old name must not stick."""
-    target, session, directory = named
-    for number in range(REUSES):
-        path = _file(directory / f"file-{number}")
-        descriptor = target.open(path)
-        target.map(FAR, 1, descriptor=descriptor)
-        target.call(CLOSE, descriptor)
-        snapshot = refreshed(session)
-        assert_equal_to_maps(snapshot)
-        (vma,) = [vma for vma in snapshot.vmas if vma.start == FAR]
-        assert vma.path == os.fsencode(path)
-        target.call(MUNMAP, FAR, PAGE)
+def test_a_struct_file_used_again_for_another_file(files: Path) -> None:
+    """The kernel gives the place of a closed file to the next one that is opened, and the inode number of a deleted
+    one to the next one that is made; the old name must not stick, though nobody asks for names."""
+    with churn() as target, traced_as_asked("walk", target.pid) as session:
+        for number in range(REUSES):
+            path = _file(files / f"file-{number}")
+            descriptor = target.open(path)
+            target.map(FAR, 1, descriptor=descriptor)
+            target.call(CLOSE, descriptor)
+            snapshot = refreshed(session)
+            path.unlink()
+            target.call(MUNMAP, FAR, PAGE)
+            (vma,) = [vma for vma in snapshot.vmas if vma.start == FAR]
+            assert vma.path == os.fsencode(path)
+
+
+def test_a_renamed_file_shows_with_the_next_change_of_the_list(files: Path) -> None:
+    """Nothing is asked for: the directory entry tells."""
+    with churn() as target, traced_as_asked("walk", target.pid) as session:
+        path = _file(files / "before")
+        target.map(FAR, 1, descriptor=target.open(path))
+        refreshed(session)
+        path = path.rename(files / "after")
+        target.map(BASE, 1)
+        assert_equal_to_maps(refreshed(session))
         path.unlink()
+        target.map(BASE, 2)
+        assert_equal_to_maps(refreshed(session))
 
 
 def test_names_given_by_prctl(named: tuple[Churn, Session, Path]) -> None:
