@@ -199,20 +199,8 @@ int rss_changed(struct bpf_raw_tracepoint_args *ctx)
 	return changed(ctx, ctx->args[0]);
 }
 
-/* huge_memory:mm_collapse_huge_page and mm_khugepaged_collapse_file: no address, and RSS need not change. */
+/* huge_memory:mm_collapse_huge_page(mm, ...): no address, and RSS need not change. */
 int collapsed(struct bpf_raw_tracepoint_args *ctx)
 {
 	return changed(ctx, ctx->args[0]);
-}
-
-/* ksm:ksm_merge_one_page(pfn, rmap_item, mm, err) */
-int merged_one(struct bpf_raw_tracepoint_args *ctx)
-{
-	return changed(ctx, ctx->args[2]);
-}
-
-/* ksm:ksm_merge_with_ksm_page(ksm_page, pfn, rmap_item, mm, err) */
-int merged_with(struct bpf_raw_tracepoint_args *ctx)
-{
-	return changed(ctx, ctx->args[3]);
 }

@@ -53,9 +53,6 @@ OPTIONAL = (
     ("set_migration_pmd", "migration_set_huge"),
     ("remove_migration_pmd", "migration_removed_huge"),
     ("mm_collapse_huge_page", "collapsed"),
-    ("mm_khugepaged_collapse_file", "collapsed"),
-    ("ksm_merge_one_page", "merged_one"),
-    ("ksm_merge_with_ksm_page", "merged_with"),
 )
 FLOWS = (("mm_migrate_pages_start", "migration_begins"), ("mm_migrate_pages", "migration_ends"))
 FOLLOW_EXEC, FOLLOW_FORKS = 1, 2  # flags in the map `followed` of bpf/targets.h
