@@ -223,24 +223,32 @@ static __always_inline bool has_range(struct vma_request *request)
 	return true;
 }
 
+/* Put a VMA into the list; false when that is full. */
+static __always_inline bool append(struct vma_request *request, const struct vma_found *found)
+{
+	u32 at = request->count;
+	struct vma_found *out = vmas_found.lookup(&at);
+
+	if (!out)
+		return false;
+	*out = *found;
+	request->count = at + 1;
+	request->from = found->end;
+	return true;
+}
+
 int list_vmas(struct bpf_raw_tracepoint_args *ctx)
 {
-	u32 zero = 0, leaf_at;
+	u32 zero = 0, at;
 	struct vma_request *request = vma_request.lookup(&zero);
 	struct maple_node_copy *node = maple_node.lookup(&zero);
 	struct vma_scratch *scratch = vma_scratch.lookup(&zero);
 	struct vma_backing backing = {};
-	struct vma_leaf *leaf = 0;
+	struct vma_leaf *leaf;
 	u64 max, from, reach = 0, digest = 0, found = 0;
 
 	if (!request || !node || !scratch || !has_range(request))
 		return 0;
-	if (request->summing) {
-		leaf_at = request->count;
-		leaf = vma_leaves.lookup(&leaf_at);
-		if (!leaf) /* full: the caller takes them and goes on from `from` */
-			return 0;
-	}
 	from = request->from;
 	if (!find_leaf(request->mm, from, node, &max)) {
 		request->broken = 1;
@@ -249,15 +257,9 @@ int list_vmas(struct bpf_raw_tracepoint_args *ctx)
 	for (u32 i = 0; i < SLOTS; i++) {
 		u64 slot = node->word[(RANGE_SLOT / 8 + i) & 31];
 		u64 pivot = i + 1 < SLOTS ? node->word[(RANGE_PIVOT / 8 + i) & 31] : 0;
-		u32 at = request->count;
-		struct vma_found *out = &scratch->found;
 
 		reach = pivot ? pivot : max;
 		if (slot && reach >= from) {
-			if (!leaf)
-				out = vmas_found.lookup(&at);
-			if (!out)
-				return 0;
 			if (bpf_probe_read_kernel(&scratch->vma, sizeof(scratch->vma), (void *)slot) ||
 			    VMA_FIELD(&scratch->vma, VMA_MM) != request->mm) {
 				request->broken = 1;
@@ -266,24 +268,26 @@ int list_vmas(struct bpf_raw_tracepoint_args *ctx)
 			if (VMA_FIELD(&scratch->vma, VMA_START) >= request->until)
 				break;
 			read_backing(&backing, &scratch->vma, scratch->text);
-			fill(out, &scratch->vma, &backing);
-			if (leaf) {
-				digest += mix(out->digest, out->anon_vma);
-				found++;
-			} else {
-				request->count = at + 1;
-				request->from = from = out->end;
-			}
+			fill(&scratch->found, &scratch->vma, &backing);
+			digest += mix(scratch->found.digest, scratch->found.anon_vma);
+			found++;
+			/* When it is full, the caller takes it, and goes on from `from`. */
+			if (!request->summing && !append(request, &scratch->found))
+				return 0;
 		}
 		if (!pivot || pivot >= max)
 			break;
 	}
-	if (leaf) {
+	if (request->summing) {
+		at = request->count;
+		leaf = vma_leaves.lookup(&at);
+		if (!leaf) /* here, too */
+			return 0;
 		leaf->from = from;
 		leaf->until = max == ~0ULL ? max : max + 1;
 		leaf->digest = digest | 1;
 		leaf->count = found;
-		request->count++;
+		request->count = at + 1;
 	}
 	request->from = max == ~0ULL || max + 1 >= request->until ? COMPLETE : max + 1;
 	vmas_again.call(ctx, 0);
