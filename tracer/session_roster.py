@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,8 @@ __all__ = ["Roster"]
 
 Progress = Callable[[str, int, int], None]
 
+NAMES_AGE_S = 1.0  # how long a process may go by a name before it is taken in, if it has executed nothing
+
 
 class Roster:
     """The processes of a session, by PID. `gone`: those that have left since they were last taken away.
@@ -36,7 +39,9 @@ class Roster:
         self._cgroup: Path | None = processes.find_cgroup(selection.cgroup) if selection.cgroup else None
         self._polled_for_forks = selection.follow_forks and self._hooks is None
         self.processes: dict[int, Process] = {}
-        self._named: set[int] = set()
+        self._named: set[int] = set()  # by PID or by name: they stay, whatever cgroup they are in
+        self._members: set[int] = set()  # of the cgroup, when last looked
+        self._births, self._searched = -1, 0.0
 
     # --- begin and end ---
 
@@ -68,14 +73,27 @@ class Roster:
             self._take(processes.descendants(self.processes))
         if not self._selection.open_ended:
             return
-        members = set(processes.members(self._cgroup)) if self._cgroup is not None else set()
-        wanted = members | (set(processes.matching(self._selection.name)) if self._selection.name else set())
-        self._take(wanted - {os.getpid()})
-        if self._cgroup is None:
-            return
-        for pid in set(self.processes) - wanted - self._named:
-            if not self.exited(self.processes[pid]) and not self._selection.name:
-                self.leave(pid)
+        if self._selection.name and self._names_may_differ():
+            named = set(processes.matching(self._selection.name))
+            self._take(named)
+            self._named |= named
+        if self._cgroup is not None:
+            members = set(processes.members(self._cgroup)) - {os.getpid()}
+            self._take(members)
+            for pid in (self._members - members - self._named) & set(self.processes):
+                if not self.exited(self.processes[pid]):
+                    self.leave(pid)
+            self._members = members
+
+    def _names_may_differ(self) -> bool:
+        """Whether a process was made, or has executed a program, since the last time; or, as a process may also rename
+        itself, some time has gone by."""
+        births = self._hooks.births() if self._hooks is not None else -1
+        now = time.monotonic()
+        if births == self._births and births >= 0 and now - self._searched < NAMES_AGE_S:
+            return False
+        self._births, self._searched = births, now
+        return True
 
     def _take(self, pids: Iterable[int]) -> None:
         for pid in sorted(set(pids) - set(self.processes)):

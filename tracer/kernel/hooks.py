@@ -215,6 +215,10 @@ class Hooks:
         """Undo `follow`."""
         self._programs.delete("followed", tgid)
 
+    def births(self) -> int:
+        """A number that is another one after each fork and each exec of any process."""
+        return int(self._control[0]["generation"])
+
     def untraced(self) -> int:
         """Processes, since the start, for which there was no room."""
         return int(self._control[0]["untraced"])
