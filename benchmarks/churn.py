@@ -6,11 +6,12 @@ Every traced figure is divided by the mean of the bare runs just before and just
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 from benchmarks.mappings import Mappings
-from benchmarks.session_process import SessionProcess
+from benchmarks.session_process import Report, SessionProcess
 from benchmarks.table import Section
 from benchmarks.workload import pin_apart
 
@@ -22,6 +23,8 @@ RUN_MS = 200
 RUNS = 5
 EVERY = 0.1
 REFRESHES = 10
+PAUSE = RUN_MS * RUNS / 1000 / (REFRESHES + 2)
+"""Seconds before each of them: all are made while the list changes."""
 MILLISECOND = 1e6
 
 METHOD = (
@@ -51,11 +54,16 @@ def _run(target: Mappings) -> float:
     return statistics.median(times)
 
 
+def _later(session: SessionProcess) -> Report:
+    time.sleep(PAUSE)
+    return session.refresh()
+
+
 def _refresh(target: Mappings) -> float:
     """Milliseconds of CPU time of a refresh in the midst of changes."""
     with SessionProcess(target.pid) as session:
         target.begin(RUN_MS * RUNS)
-        reports = [session.refresh() for _ in range(REFRESHES)]
+        reports = [_later(session) for _ in range(REFRESHES)]
         target.finish()
     return statistics.median(report["cpu_ns"] for report in reports) / MILLISECOND
 
