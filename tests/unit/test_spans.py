@@ -26,10 +26,11 @@ class Area:
     identity: int
 
 
-def vma_list(areas: list[Area]) -> VmaList:
-    def column(values: list[int]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-        return np.array(values, np.int64)
+def column(values: list[int]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    return np.array(values, np.int64)
 
+
+def vma_list(areas: list[Area]) -> VmaList:
     zeros = [0] * len(areas)
     return VmaList(
         column([a.start * PAGE for a in areas]),
@@ -107,6 +108,35 @@ def test_totals_equal_a_page_by_page_count(steps: list[tuple[list[Area], set[int
         assert np.array_equal(table.totals, world.totals())
         assert changed >= np.abs(world.totals() - before).sum()
         assert (np.diff(table.address) > 0).all()
+
+
+MANY = [Area(k * 40, k * 40 + 30, 1 + k % 2) for k in range(PAGES // 40)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, len(MANY)), st.integers(0, 5), st.integers(1, 2)), min_size=1, max_size=8))
+def test_few_changes_among_many_vmas(edits: list[tuple[int, int, int]]) -> None:
+    """Some VMAs go away, or come in the place of others; all others keep what was counted."""
+    table, world = SpanTable(NODES), World()
+    areas = MANY
+    world.remap(areas, 1)
+    table.remap(vma_list(areas))
+    read(table, world, np.arange(6))
+    for at, width, identity in edits:
+        gap = areas[at : at + width]
+        new = [Area(gap[0].start, gap[-1].end, identity)] if gap and width % 2 else []
+        areas = areas[:at] + new + areas[at + width :]
+        world.remap(areas, at)
+        torn, starts, ends = table.remap(vma_list(areas))
+        near = regions_of(column([a.start * PAGE for a in gap]), column([a.end * PAGE for a in gap]))
+        assert np.isin(np.union1d(torn, regions_of(starts, ends)), near).all()
+        read(table, world, np.union1d(torn, regions_of(starts, ends)))
+        assert np.array_equal(table.totals, world.totals())
+    untouched = table.vmas
+    assert not any(len(answer) for answer in table.remap(vma_list(areas)))
+    assert not any(len(answer) for answer in table.remap(table.vmas))
+    assert np.array_equal(table.totals, world.totals())
+    assert table.vmas is not untouched
 
 
 @given(area_lists())
