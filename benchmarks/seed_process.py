@@ -12,7 +12,9 @@ import time
 
 from tracer.errors import NumatraceError
 from tracer.kernel.machinery import Machinery, Options
-from tracer.session_settle import Settler
+from tracer.model.selection import Selection
+from tracer.session_roster import Roster
+from tracer.session_settle import Budget, Settler
 
 
 def main() -> None:
@@ -23,13 +25,15 @@ def main() -> None:
     notes: list[str] = []
     machinery = Machinery(Options(hooks="tracepoint", reader="walk", seed=args.seed), notes)
     try:
-        settler = Settler(machinery, args.pid, lambda seconds: False, lambda what, done, total: None)
-        # As for a held command, this attaches without seeding.
-        settler.begin(held=True)
+        roster = Roster(Selection((args.pid,)), machinery, Budget(0.05), lambda what, done, total: None)
+        roster.begin(held=False)
+        (process,) = roster
+        settler = process.work
+        assert isinstance(settler, Settler)
         elapsed, cpu = time.monotonic_ns(), time.process_time_ns()
-        settler._seed()
+        settler.seed()
         cpu, elapsed = time.process_time_ns() - cpu, time.monotonic_ns() - elapsed
-        settler.close()
+        roster.close()
     finally:
         machinery.close()
     if notes:

@@ -70,6 +70,15 @@ static __always_inline struct leaf walk_to_leaf(const struct paging *p, u64 pgd,
 	return found;
 }
 
+/* The entry alone. Opaque, or else each way through the walk would be a state of its own to the verifier from there on. */
+static __always_inline u64 leaf_entry(const struct paging *p, u64 pgd, u64 address)
+{
+	u64 entry = walk_to_leaf(p, pgd, address).entry;
+
+	opaque(entry);
+	return entry;
+}
+
 /* Bits above the flags, with the inversion undone that non-present entries carry against L1TF (pgtable-invert.h). */
 static __always_inline u64 upright(u64 entry)
 {

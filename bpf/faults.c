@@ -113,18 +113,18 @@ static __always_inline void count_overtaken(const struct control *c, struct cpu 
 {
 	struct overtaken *it = blocked.lookup(&tid), copy;
 	struct finished f;
-	struct leaf leaf;
+	u64 entry;
 
 	if (!it)
 		return;
 	copy = *it;
 	if (blocked.delete(&tid)) /* somebody else counts it */
 		return;
-	leaf = walk_to_leaf(&c->paging, copy.pgd, copy.address);
+	entry = leaf_entry(&c->paging, copy.pgd, copy.address);
 	f.mm = copy.mm;
 	f.address = copy.address;
 	f.before = copy.before;
-	f.after = satisfied(leaf.entry, copy.write) ? leaf.entry : 0;
+	f.after = satisfied(entry, copy.write) ? entry : 0;
 	f.target = copy.target;
 	f.cpu = copy.cpu;
 	f.thread = tid;
@@ -176,6 +176,7 @@ static __always_inline void resolve(struct control *c, struct cpu *cpu, u32 numb
 	u64 entry = fault_entry(c, cpu, cpu->pending_pgd, cpu->pending_address);
 	struct record *record;
 
+	opaque(entry);
 	if (cpu->pending_epoch == epoch + 1)
 		record = records.lookup(&index);
 	else
@@ -323,6 +324,7 @@ int settle_faults(struct bpf_raw_tracepoint_args *ctx)
 	if (!cpu->pending_open)
 		return 0;
 	entry = fault_entry(c, cpu, cpu->pending_pgd, cpu->pending_address);
+	opaque(entry);
 	if (!satisfied(entry, cpu->pending_write))
 		return 0;
 	count_pending(c, cpu, number, entry);

@@ -12,31 +12,37 @@ struct maple_node_copy {
 
 BPF_PERCPU_ARRAY(maple_node, struct maple_node_copy, 1);
 
-/* Which slot of a node covers an index, and what lies in it; `max` becomes the last index that the slot covers. */
+/*
+ * Which slot of a node covers an index, and what lies in it; `max` becomes the last index that the slot covers. Pivots
+ * ascend and end with 0 where the node is not full. Without branches: for the verifier each of them would be a program
+ * of its own from there on.
+ */
 static __always_inline u64 slot_for(const struct maple_node_copy *node, u32 type, u64 index, u64 *max)
 {
-	u32 slots = type == MAPLE_ARANGE ? ARANGE_SLOTS : SLOTS;
-	u64 next = 0;
+	u64 arange = ((u64)(type ^ MAPLE_ARANGE) - 1) >> 63, go = 1, at = 0, pivot, found;
+	u64 pivots = SLOTS - 1 - arange * (SLOTS - ARANGE_SLOTS);
+	u64 base = RANGE_SLOT / 8 + arange * (ARANGE_SLOT / 8 - RANGE_SLOT / 8);
 
-	for (u32 i = 0; i < SLOTS; i++) {
-		u64 pivot = 0;
-
-		if (i >= slots)
-			break;
-		if (type == MAPLE_ARANGE)
-			next = node->word[(ARANGE_SLOT / 8 + i) & 31];
-		else
-			next = node->word[(RANGE_SLOT / 8 + i) & 31];
-		if (i + 1 < slots) /* the pivots lie at the same place in all kinds */
-			pivot = node->word[(RANGE_PIVOT / 8 + i) & 31];
-		if (!pivot)
-			break;
-		if (pivot >= index) {
-			*max = pivot;
-			break;
-		}
+	opaque(pivots);
+	opaque(base);
+	for (u32 i = 0; i < SLOTS - 1; i++) {
+		/* The pivots lie at the same place in all kinds. */
+		pivot = node->word[(RANGE_PIVOT / 8 + i) & 31] & ~(1ULL << 63);
+		opaque(pivot); /* or clang turns the sums back into branches */
+		go &= (0 - pivot) >> 63;     /* there is a pivot, */
+		go &= (pivot - index) >> 63; /* and it is below the index, */
+		go &= (i - pivots) >> 63;    /* and it is a pivot and not a slot */
+		opaque(go);
+		at += go;
 	}
-	return next;
+	opaque(at);
+	pivot = node->word[(RANGE_PIVOT / 8 + at) & 31];
+	found = pivot & ~(1ULL << 63);
+	opaque(found);
+	found = (at - pivots) >> 63 & (0 - found) >> 63;
+	opaque(found);
+	*max = (*max & (found - 1)) | (pivot & (0 - found));
+	return node->word[(base + at) & 31];
 }
 
 /* Go down to the leaf that covers `from`; leaves it in `node` and the last index it covers in `max`. */
@@ -58,6 +64,7 @@ static __always_inline bool find_leaf(u64 mm, u64 from, struct maple_node_copy *
 			return true;
 		if (type != MAPLE_RANGE && type != MAPLE_ARANGE)
 			return false;
+		opaque(type); /* the verifier would go on with each kind by itself, and so at each depth */
 		encoded = slot_for(node, type, from, max);
 		if (!encoded)
 			return false;

@@ -100,8 +100,7 @@ static __always_inline u32 matching_slot(const struct control *c, u32 first, u64
 		target = targets.lookup(&slot);
 		if (!target || !target->mm)
 			continue;
-		found = walk_to_leaf(&c->paging, target->pgd, address).entry;
-		opaque(found); /* else every way through the walk is another state to the verifier, in each round */
+		found = leaf_entry(&c->paging, target->pgd, address);
 		/* Access and dirty bits may be set by the CPU between the write and this read. */
 		if (found && !((found ^ entry) & c->paging.address))
 			return slot;
@@ -146,6 +145,7 @@ static __always_inline int scan(struct bpf_raw_tracepoint_args *ctx, bool remove
 	opaque(slot);
 	cpu->scan_next = (slot & ~(GROUP - 1)) + GROUP;
 	slot = matching_slot(c, slot, address, entry);
+	opaque(slot);
 	target = targets.lookup(&slot);
 	if (target) {
 		cpu->scan_next = slot + 1;
