@@ -104,22 +104,22 @@ def test_without_budget_a_doubt_waits(world: World) -> None:
 
 def test_the_budget_grows_by_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(session_settle.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("tracer.session_settle.time.monotonic", lambda: now[0])
     budget = session_settle.Budget(0.05)
-    budget.begin()
-    budget.charge(session_settle.AUDIT_CREDIT_S + 0.5)
-    now[0] += 9.9
-    budget.begin()
-    assert not budget.left
-    now[0] += 0.2
-    budget.begin()
-    assert budget.left
-    now[0] += 1e6
-    budget.begin()
-    budget.charge(session_settle.AUDIT_SLICE_S)
-    assert not budget.left  # no refresh takes longer than this, whatever has been saved up
-    budget.begin()
-    assert budget.left
+
+    def left_after(seconds: float, charged: float) -> bool:
+        now[0] += seconds
+        budget.begin()
+        budget.charge(charged)
+        return budget.left
+
+    assert left_after(0.0, 0.0)
+    assert not left_after(0.0, session_settle.AUDIT_CREDIT_S + 0.5)
+    assert not left_after(9.9, 0.0)
+    assert left_after(0.2, 0.0)
+    # No refresh takes longer than this, whatever has been saved up.
+    assert not left_after(1e6, session_settle.AUDIT_SLICE_S)
+    assert left_after(0.0, 0.0)
 
 
 @pytest.mark.parametrize("how", ["process_vm_writev", "process_madvise"])
