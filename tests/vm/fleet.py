@@ -27,6 +27,7 @@ __all__ = ["MACHINES", "Fleet", "Report"]
 # or of clang takes a guest a minute.
 ALL = "tests/kernel -k 'not TestCache' --ignore=tests/kernel/test_bad_input.py --ignore=tests/kernel/test_launch.py"
 WIDE = "tests/kernel/test_format.py tests/kernel/test_hooks.py tests/kernel/test_walk.py -k 'not TestCache'"
+TIERS = "tests/tiers"
 
 MACHINES: dict[str, tuple[str, str, str]] = {
     "6.1 4-nodes": ("6.1", "4-nodes", ALL),
@@ -34,10 +35,13 @@ MACHINES: dict[str, tuple[str, str, str]] = {
     "newest 4-nodes": ("newest", "4-nodes", ALL),
     "newest hole": ("newest", "hole", ALL),
     "6.12 many": ("6.12", "many", WIDE),
+    "6.12 tiers": ("6.12", "tiers", TIERS),
+    "newest tiers": ("newest", "tiers", TIERS),
 }
 """Name -> series of the kernel, shape, arguments for pytest in the guest.
 
-"hole" has an unused node id, and a node without CPU; "many" has 40 nodes.
+"hole" has an unused node id, and a node without CPU; "many" has 40 nodes; "tiers" has a node of slow memory, which 6.1
+does not tell from fast one (it does not ask the HMAT).
 """
 
 AT_ONCE = 2

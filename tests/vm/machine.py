@@ -17,7 +17,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,13 +37,15 @@ class Shape:
     """NUMA nodes of a machine.
 
     nodes: for each node id its memory in MiB (0: none) and its CPU (None: none); `absent` CPUs exist as empty sockets
-    only. expected: what the guest's /sys/devices/system/node must say, file name -> content; checked before anything
-    is run.
+    only. slow: ids of nodes whose memory is told to be slower by the firmware (the HMAT of ACPI), which makes a lower
+    memory tier of them. expected: what the guest's /sys/devices/system/node must say, file name -> content; checked
+    before anything is run.
     """
 
     nodes: tuple[tuple[int, int | None], ...]
     expected: dict[str, str]
     absent: frozenset[int] = frozenset()
+    slow: frozenset[int] = frozenset()
 
     @property
     def memory(self) -> int:
@@ -54,9 +56,13 @@ class Shape:
         """The options of vng that make it."""
         cpus = [cpu for _, cpu in self.nodes if cpu is not None]
         options = ["--memory", f"{self.memory}M"]
-        for mib, cpu in self.nodes:
+        for node, (mib, cpu) in enumerate(self.nodes):
             # A size of 0 bears no unit: that is how vng knows that the node needs no memory object.
-            options += ["--numa", (f"{mib}M" if mib else "0") + ("" if cpu is None else f",cpus={cpu}")]
+            suffix = "" if cpu is None else f",cpus={cpu}"
+            suffix += ",initiator=0" if node in self.slow else ""
+            options += ["--numa", (f"{mib}M" if mib else "0") + suffix]
+        if self.slow:
+            options.append(f"--qemu-opts={' '.join(self._speeds())}")
         if not self.absent:
             return [*options, "--cpus", str(len(cpus))]
         # QEMU fills sockets in order, so only CPU 0 is given by count, and the others are put into their sockets by
@@ -67,6 +73,18 @@ class Shape:
             if cpu not in self.absent
         ]
         return [*options, "--cpus", f"1,sockets={len(cpus)},maxcpus={len(cpus)}", f"--qemu-opts={' '.join(plugged)}"]
+
+    def _speeds(self) -> Iterator[str]:
+        """QEMU's options for how fast each node's memory is from each node with a CPU."""
+        yield "-machine hmat=on"
+        for initiator, (_, cpu) in enumerate(self.nodes):
+            if cpu is None:
+                continue
+            for target in range(len(self.nodes)):
+                place = f"-numa hmat-lb,initiator={initiator},target={target},hierarchy=memory"
+                latency, bandwidth = (400, "1G") if target in self.slow else (10 if target == initiator else 20, "10G")
+                yield f"{place},data-type=access-latency,latency={latency}"
+                yield f"{place},data-type=access-bandwidth,bandwidth={bandwidth}"
 
 
 def _even(nodes: int, mib: int) -> Shape:
@@ -80,6 +98,11 @@ SHAPES: dict[str, Shape] = {
     "8-nodes": _even(8, 512),
     "memory-only": Shape(
         ((1024, 0), (1024, 1), (1024, 2), (1024, None)), {"online": "0-3", "has_memory": "0-3", "has_cpu": "0-2"}
+    ),
+    "tiers": Shape(
+        ((1024, 0), (1024, 1), (1024, None)),
+        {"online": "0-2", "has_memory": "0-2", "has_cpu": "0-1"},
+        slow=frozenset({2}),
     ),
     # A hole in the node ids. Linux numbers nodes in the order in which the firmware's affinity table (SRAT) first
     # names their proximity domains, so gaps in QEMU's own numbers would be closed. But a domain that the table names
