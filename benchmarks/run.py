@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
-from benchmarks import churn, forks, machine, peers, refresh, seed, startup, storm, threads, walk, workload  # noqa: E402
+from benchmarks import churn, forks, machine, migration, peers, refresh, seed, startup, storm, threads, walk, workload  # noqa: E402
 from benchmarks.table import Section, render  # noqa: E402
 from tracer.errors import NumatraceError  # noqa: E402
 
@@ -40,6 +40,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "seed": seed,
     "startup": startup,
 }
+WITH_NODES: dict[str, Benchmark] = {"migration": migration}
+"""Those that take a machine with several nodes; run by name only (`make bench-vm`)."""
+
 REPORT = ROOT / "docs" / "overhead.md"
 HEADING = """# What numatrace costs
 
@@ -51,11 +54,13 @@ taken inside one round. A goal is met when the median meets it.
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmarks", nargs="*", metavar="BENCHMARK", help=f"{', '.join(BENCHMARKS)} (default: all)")
+    parser.add_argument(
+        "benchmarks", nargs="*", metavar="BENCHMARK", help=f"{', '.join(BENCHMARKS)} (default: all), migration"
+    )
     parser.add_argument("--rounds", type=int, help="instead of each benchmark's own number")
     parser.add_argument("--write", action="store_true", help=f"write {REPORT.relative_to(ROOT)} as well")
     args = parser.parse_args()
-    unknown = [name for name in args.benchmarks if name not in BENCHMARKS]
+    unknown = [name for name in args.benchmarks if name not in BENCHMARKS | WITH_NODES]
     if unknown:
         parser.error(f"no such benchmark: {', '.join(unknown)}")
     if args.rounds is not None and args.rounds < 1:
@@ -66,7 +71,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _run(name: str, rounds: int | None) -> list[Section]:
-    module = BENCHMARKS[name]
+    module = (BENCHMARKS | WITH_NODES)[name]
     total = rounds or module.ROUNDS
     allowed = os.sched_getaffinity(0)
     try:

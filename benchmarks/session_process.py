@@ -38,11 +38,12 @@ STEP_S = 0.1
 class SessionProcess:
     """Context manager around the traced target `pid`. started: report of Session's start. ended: of its last refresh,
     which is made on leaving. every: seconds between refreshes of its own accord, 0 for only when asked.
-    follow_forks: trace its children too, of which none may be alive at a refresh that is asked for.
+    follow_forks: trace its children too, of which none may be alive at a refresh that is asked for. flows: follow each
+    page that migrates.
     """
 
-    def __init__(self, pid: int, every: float = 0.0, follow_forks: bool = False) -> None:
-        options = ["--follow-forks"] if follow_forks else []
+    def __init__(self, pid: int, every: float = 0.0, follow_forks: bool = False, flows: bool = False) -> None:
+        options = ["--follow-forks"] * follow_forks + ["--flows"] * flows
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.session_process", str(pid), str(every), *options],
             stdin=subprocess.PIPE,
@@ -137,10 +138,11 @@ def main() -> int:
     parser.add_argument("pid", type=int)
     parser.add_argument("every", type=float)
     parser.add_argument("--follow-forks", action="store_true")
+    parser.add_argument("--flows", action="store_true")
     args = parser.parse_args()
     from tracer.session import Options, Selection, Session
 
-    session = Session(Selection((args.pid,), follow_forks=args.follow_forks), Options())
+    session = Session(Selection((args.pid,), follow_forks=args.follow_forks), Options(flows=args.flows))
     begin = _now()
     with session:
         print(json.dumps(_measured(begin)), flush=True)

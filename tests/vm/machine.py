@@ -96,6 +96,8 @@ SHAPES: dict[str, Shape] = {
     "2-nodes": _even(2, 1024),
     "4-nodes": _even(4, 1024),
     "8-nodes": _even(8, 512),
+    # Room for a benchmark that moves 2 GiB to and fro (benchmarks/migration.py).
+    "large": _even(2, 3072),
     "memory-only": Shape(
         ((1024, 0), (1024, 1), (1024, 2), (1024, None)), {"online": "0-3", "has_memory": "0-3", "has_cpu": "0-2"}
     ),
