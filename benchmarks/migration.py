@@ -29,8 +29,8 @@ _SYS_MIGRATE_PAGES = 256  # x86-64
 METHOD = (
     f"{MIB >> 10} GiB of 4 KiB pages are moved from the first node to the second by migrate_pages(2), or back; elapsed "
     "time of the call. × is against the bare moves before and after. numatrace has another CPU and refreshes every "
-    "second meanwhile: `maps` marks the regions that change, `flows` follows every page. On an emulated machine only the "
-    "ratios mean anything."
+    "second meanwhile: `maps` marks the regions that change, `flows` follows every page. On an emulated machine only "
+    "the ratios mean anything."
 )
 
 

@@ -125,13 +125,31 @@ class Dresser:
         if kept is None or kept.source is not source or kept.task != task:
             vmas = source
             if task != DEFAULT:
-                vmas = tuple(
-                    v if own else replace(v, policy=task) for v, own in zip(source, state.own_policy, strict=True)
-                )
+                vmas = _with_policy(source, state.own_policy, task, kept)
             kept = process.printed = _Printed(source, task, vmas)
-            if self._spelling is None and any(v.policy.flags & F_NUMA_BALANCING for v in vmas):
-                self._spelling = probe_spelling(self._machinery.topology)
+            self._spell(source, state)
         return kept.vmas
+
+    def _spell(self, source: tuple[Vma, ...], state: State) -> None:
+        """Find out how this kernel spells the one policy of which kernels differ, once there is one."""
+        if self._spelling is not None:
+            return
+        own = (source[row].policy for row in np.flatnonzero(state.own_policy).tolist())
+        if any(policy.flags & F_NUMA_BALANCING for policy in (state.task_policy, *own)):
+            self._spelling = probe_spelling(self._machinery.topology)
+
+
+def _with_policy(
+    source: tuple[Vma, ...], own: npt.NDArray[np.bool_], task: Policy, kept: _Printed | None
+) -> tuple[Vma, ...]:
+    """The VMAs with the task's policy where they have none; those printed before are used again."""
+    known: dict[int, Vma] = {}
+    if kept is not None and kept.task == task:
+        known = dict(zip(map(id, kept.source), kept.vmas, strict=True))
+    return tuple(
+        vma if has else known.get(id(vma)) or replace(vma, policy=task)
+        for vma, has in zip(source, own.tolist(), strict=True)
+    )
 
 
 def _nowhere(addresses: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -13,7 +13,7 @@ from tracer.kernel import processes, procfs
 from tracer.kernel.epoch import Birth
 from tracer.kernel.machinery import Machinery
 from tracer.kernel.pagemap import Pagemap
-from tracer.kernel.procfs import TargetGone, read_maps
+from tracer.kernel.procfs import TargetGone, first_address
 from tracer.model.selection import Selection
 from tracer.session_poll import Poller
 from tracer.session_process import Process
@@ -128,13 +128,13 @@ class Roster:
         return process.work
 
     def _mm_behind(self, pagemap: Pagemap) -> int:
-        entries = read_maps(pagemap.pid)
-        if not entries:
+        address = first_address(pagemap.pid)
+        if address is None:
             raise TargetGone(f"process {pagemap.pid} has no memory of its own (it is exiting)")
         assert self._machinery.tables is not None
         if pagemap.pid == os.getpid():
             return self._machinery.tables.own_mm()
-        return self._machinery.tables.find_mm(pagemap.fileno(), entries[0].start)
+        return self._machinery.tables.find_mm(pagemap.fileno(), address)
 
     def _work(self, process: Process, pagemap: Pagemap, mm: int, number: int) -> None:
         others = (p.work for p in self.processes.values() if p is not process)

@@ -77,6 +77,7 @@ def _pytest(results: Path, arguments: list[str]) -> int:
         "XDG_CACHE_HOME": str(scratch / "cache"),
         # A process takes a guest twenty times as long.
         "NUMATRACE_STORM": "300",
+        "NUMATRACE_TEST_VMAS": "10000",
         # Compiled programs outlive the machine: clang is slow in here.
         "NUMATRACE_FACTS": str(results / "facts"),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
