@@ -3,16 +3,20 @@
  * Lives of targets. A child has its parent's pages from the first moment and an exec gives a process a new mm; both are
  * traced before they run their first instruction. mmap:exit_mmap is the one sure end of an mm.
  */
+#define COMM 16 /* TASK_COMM_LEN, include/linux/sched.h; there are at least 8 bins of 4 bytes */
 #define CLONE_THREAD 0x00010000 /* include/uapi/linux/sched.h */
 
 static __always_inline void born(struct control *c, u32 kind, u64 mm, u32 tgid)
 {
 	u32 number, name = admit(c, mm, tgid);
 	struct cpu *cpu = this_cpu(&number);
+	struct record *record;
 
 	if (!name || !cpu || !enter(cpu))
 		return;
-	note(cpu, number, c->epoch, kind, name, mm, tgid);
+	record = note(cpu, number, c->epoch, kind, name, mm, tgid);
+	if (record) /* a child goes by its parent's name, and it is the parent who runs */
+		bpf_get_current_comm(record->faults, COMM);
 	leave(cpu);
 }
 

@@ -18,7 +18,7 @@
 enum record_kind {
 	RECORD_REGION = 1, /* key: region number << 9; faults per bin */
 	RECORD_RANGE = 2,  /* key: first address, value: end */
-	RECORD_EXEC = 3,   /* key: new mm, value: tgid; target: the new number */
+	RECORD_EXEC = 3,   /* key: new mm, value: tgid; target: the new number; its name in place of faults */
 	RECORD_EXIT = 4,   /* key: mm */
 	RECORD_FORK = 5,   /* as RECORD_EXEC */
 	RECORD_FAULTS = 6, /* key: page number where the span begins; value: kind, CPU << 8, thread << 32; faults per bin */
@@ -152,17 +152,18 @@ static __always_inline struct record *append(struct cpu *cpu, u32 number, u32 ep
 	return record;
 }
 
-static __always_inline void note(struct cpu *cpu, u32 number, u32 epoch, u32 kind, u32 target, u64 key, u64 value)
+static __always_inline struct record *note(struct cpu *cpu, u32 number, u32 epoch, u32 kind, u32 target, u64 key, u64 value)
 {
 	u32 index;
 	struct record *record = append(cpu, number, epoch, &index);
 
 	if (!record)
-		return;
+		return NULL;
 	record->kind = kind;
 	record->target = target;
 	record->key = key;
 	record->value = value;
+	return record;
 }
 
 /* The record of this kind, key and value in this epoch, made if there is none yet. */

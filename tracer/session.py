@@ -283,7 +283,7 @@ class Session:
             stranger.drained.absorb(epoch.targets.pop(number, Drained()))
             # Its last records may still be in the log that is being written.
             if number in epoch.ended or (stranger.old and not hooks.alive(number)):
-                self._ended.append(self._dresser.last(_Ghost(stranger.birth.pid), stranger.drained))
+                self._ended.append(self._dresser.last(_Ghost(stranger.birth), stranger.drained))
                 del self._strangers[number]
             stranger.old = True
 
@@ -325,6 +325,6 @@ class _Stranger:
 class _Ghost(Process):
     """A process that is known only by what it left in the log."""
 
-    def __init__(self, pid: int) -> None:
-        self.pid, self.namespace_pid = pid, pid
-        self.work, self.state, self.printed, self.comm = None, None, None, b""
+    def __init__(self, birth: Birth) -> None:
+        self.pid, self.namespace_pid, self.comm = birth.pid, birth.pid, birth.comm
+        self.work, self.state, self.printed = None, None, None

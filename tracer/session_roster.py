@@ -162,6 +162,7 @@ class Roster:
                     process.close()
                 return False
             process.drop_work()
+            process.comm = birth.comm
             self._work(process, pagemap, birth.mm, birth.number)
         except TargetGone:
             return False

@@ -11,6 +11,7 @@ import numpy.typing as npt
 __all__ = ["Birth", "Drained", "Epoch", "FaultRows", "FlowRows", "decode"]
 
 REGION, RANGE, EXEC, EXIT, FORK, FAULTS, FLOW = 1, 2, 3, 4, 5, 6, 7  # enum record_kind of bpf/log.h
+COMM = 16  # TASK_COMM_LEN
 PAGE_SHIFT, REGION_PAGES_SHIFT = 12, 9
 
 Int64s = npt.NDArray[np.int64]
@@ -71,12 +72,14 @@ class Drained:
 
 
 class Birth(NamedTuple):
-    """A new address space, traced from its first moment: its number, mm, process, and whether by fork or by exec."""
+    """A new address space, traced from its first moment: its number, mm, process, whether by fork or by exec, and the
+    name of the process (of a child, its parent's; at most 15 bytes)."""
 
     number: int
     mm: int
     pid: int
     forked: bool
+    comm: bytes
 
 
 @dataclass(slots=True)
@@ -108,7 +111,8 @@ def decode(records: npt.NDArray[np.void], nodes: int) -> Epoch:
         if kind == EXIT:
             epoch.ended.add(number)
         else:
-            epoch.births.append(Birth(number, int(record["key"]), int(record["value"]), kind == FORK))
+            comm = record["faults"].tobytes()[:COMM].partition(b"\0")[0]
+            epoch.births.append(Birth(number, int(record["key"]), int(record["value"]), kind == FORK, comm))
     order = np.argsort(records["target"], kind="stable")
     records = records[order]
     numbers, first = np.unique(records["target"], return_index=True)
