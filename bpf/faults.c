@@ -108,8 +108,22 @@ static __always_inline void count_fault(const struct control *c, struct cpu *cpu
 		record->faults[bin & (BINS - 1)]++;
 }
 
-/* A fault of this thread was overtaken; wherever the thread is now, that fault is over. */
-static __always_inline void count_overtaken(const struct control *c, struct cpu *cpu, u32 number, u32 tid, u32 majors)
+/*
+ * A fault from user mode is over if its thread is in a system call now. Of a thread in user mode nothing can be said: its
+ * last fault's registers are still there.
+ */
+static __always_inline bool moved_on(const struct control *c, u64 task, bool kernel)
+{
+	return !kernel && c->registers &&
+	       (s64)read_u64(read_u64(task + TASK_STACK) + c->registers + REGS_ORIG_AX) >= 0;
+}
+
+/*
+ * A fault of this thread was overtaken on its CPU. over: it has ended, whatever it left; otherwise it is counted if that
+ * can be seen.
+ */
+static __always_inline void count_overtaken(const struct control *c, struct cpu *cpu, u32 number, u32 tid, u32 majors,
+					    bool over)
 {
 	struct overtaken *it = blocked.lookup(&tid), copy;
 	struct finished f;
@@ -118,9 +132,11 @@ static __always_inline void count_overtaken(const struct control *c, struct cpu 
 	if (!it)
 		return;
 	copy = *it;
+	entry = leaf_entry(&c->paging, copy.pgd, copy.address);
+	if (!over && !satisfied(entry, copy.write) && !moved_on(c, copy.task, copy.kernel))
+		return;
 	if (blocked.delete(&tid)) /* somebody else counts it */
 		return;
-	entry = leaf_entry(&c->paging, copy.pgd, copy.address);
 	f.mm = copy.mm;
 	f.address = copy.address;
 	f.before = copy.before;
@@ -141,7 +157,7 @@ static __always_inline void count_pending(const struct control *c, struct cpu *c
 		.after = entry,
 		.target = cpu->pending_target,
 		.cpu = number,
-		.thread = read_u32(cpu->pending_task + TASK_PID),
+		.thread = cpu->pending_tid,
 		.major = read_u32(cpu->pending_task + TASK_MAJORS) != cpu->pending_majors,
 	};
 
@@ -162,6 +178,8 @@ static __always_inline void overtake(struct control *c, struct cpu *cpu, u32 num
 		.sequence = cpu->sequence,
 		.cpu = number,
 		.majors = cpu->pending_majors,
+		.kernel = cpu->pending_ip != 0,
+		.task = cpu->pending_task,
 	};
 	u32 tid = read_u32(cpu->pending_task + TASK_PID);
 
@@ -255,6 +273,7 @@ static __always_inline void suspend(const struct control *c, struct cpu *cpu, u3
 #if FAULTS
 	cpu->pending_before = fault_entry(c, cpu, target->pgd, address);
 	cpu->pending_majors = read_u32(task + TASK_MAJORS);
+	cpu->pending_tid = (u32)bpf_get_current_pid_tgid();
 #endif
 	cpu->pending_open = 1;
 }
@@ -278,7 +297,7 @@ static __always_inline int on_fault(struct bpf_raw_tracepoint_args *ctx, bool us
 	cpu->pending_open = 0;
 #if FAULTS
 	if (c->blocked)
-		count_overtaken(c, cpu, number, (u32)bpf_get_current_pid_tgid(), read_u32(task + TASK_MAJORS));
+		count_overtaken(c, cpu, number, (u32)bpf_get_current_pid_tgid(), read_u32(task + TASK_MAJORS), true);
 #endif
 	if (address >> 56 == 0) /* not one of the kernel's own addresses */
 		suspend(c, cpu, number, target, task, address, ctx->args[1], ctx->args[2], user);
@@ -300,12 +319,14 @@ int fault_kernel(struct bpf_raw_tracepoint_args *ctx)
 struct settlement {
 	u32 thread; /* of an overtaken fault, or 0 */
 	u32 majors; /* of that thread, now */
+	u32 gone;   /* 1: the thread has ended */
+	u32 pad;
 };
 BPF_F_TABLE("array", u32, struct settlement, settlement, 1, BPF_F_MMAPABLE);
 
 /*
- * Run by user space on a CPU, whose interrupts are off meanwhile: count its pending fault if it is over, so that a
- * fault is not left uncounted because no other followed it there; and an overtaken one that user space found over.
+ * Run by user space on a CPU, whose interrupts are off meanwhile: count its pending fault, or an overtaken one, if it is
+ * over, so that none is left uncounted because no other followed it there, or because what it left is gone again.
  */
 int settle_faults(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -318,15 +339,18 @@ int settle_faults(struct bpf_raw_tracepoint_args *ctx)
 	if (!c || !cpu || !it || cpu->busy)
 		return 0;
 	if (it->thread) {
-		count_overtaken(c, cpu, number, it->thread, it->majors);
+		count_overtaken(c, cpu, number, it->thread, it->majors, it->gone);
 		return 0;
 	}
 	if (!cpu->pending_open)
 		return 0;
 	entry = fault_entry(c, cpu, cpu->pending_pgd, cpu->pending_address);
 	opaque(entry);
-	if (!satisfied(entry, cpu->pending_write))
-		return 0;
+	if (!satisfied(entry, cpu->pending_write)) {
+		if (!it->gone && !moved_on(c, cpu->pending_task, cpu->pending_ip != 0))
+			return 0;
+		entry = 0;
+	}
 	count_pending(c, cpu, number, entry);
 	cpu->pending_open = 0;
 	return 0;

@@ -60,6 +60,8 @@ struct cpu {
 	u32 pending_majors; /* of the task, before */
 	u64 pending_before; /* the entry, before */
 	u64 pending_mm;
+	u32 pending_tid;
+	u32 pad2;
 	/* the page table of the region last looked up, and where its PMD entry is */
 	u64 table;
 	u64 table_region;
@@ -92,7 +94,7 @@ struct cpu {
 	u64 last_mm;     /* its mm */
 	u32 last_slot;   /* of the target that this is, or NO_SLOT */
 	u32 generation;  /* of these three */
-	u64 pad[6];      /* CPUs do not share cache lines */
+	u64 pad[5];      /* CPUs do not share cache lines */
 };
 
 struct overtaken {
@@ -105,7 +107,8 @@ struct overtaken {
 	u32 sequence;
 	u32 cpu;
 	u32 majors;
-	u32 pad;
+	u32 kernel; /* a fault in the kernel */
+	u64 task;
 };
 
 BPF_F_TABLE("array", u32, struct cpu, cpus, CPUS, BPF_F_MMAPABLE);

@@ -236,9 +236,7 @@ class Session:
         token, pending = hooks.token(), hooks.pending()
         settlers = [process.work for process in self._roster if isinstance(process.work, Settler)]
         for settler in settlers:
-            over = settler.look(token, pending.get(settler.number, []))
-            if hooks.detail.faults:
-                settler.count_finished(over)
+            settler.look(token, pending.get(settler.number, []))
         if not hooks.quiet():
             self._take_epoch(hooks)
         epoch, self._saved = self._saved, Epoch()

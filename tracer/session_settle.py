@@ -147,21 +147,20 @@ class Settler:
 
     # --- the loop's body ---
 
-    def look(self, token: bytes, pending: list[Pending]) -> list[Pending]:
+    def look(self, token: bytes, pending: list[Pending]) -> None:
         """Before the epoch ends: glance at the mm, and see which faults are in flight.
 
-        token: `Hooks.token`, taken before `pending`. Gives the pending faults that are over.
+        token: `Hooks.token`, taken before `pending`.
         """
         self._regions_read = 0
         # Before anything else is looked at: what changes from here on makes the next token another one.
         self._token = token + self._memory.token()
         self._glance = None
         if self._token == self._calm and not self._fresh_names():
-            return []
+            return
         self._glance = self._memory.glance()
         self._policy = self._glance.policy
-        self._pending, over = self._unfinished(pending)
-        return over
+        self._pending = self._unfinished(pending)
 
     def _fresh_names(self) -> bool:
         return self._machinery.options.details or time.monotonic() - self._named > NAMES_AGE_S
@@ -337,29 +336,30 @@ class Settler:
 
     # --- faults in flight ---
 
-    def _unfinished(self, pending: list[Pending]) -> tuple[Int64s, list[Pending]]:
-        """Regions of faults that were not seen to be finished, now including those that have just been; and those."""
+    def _unfinished(self, pending: list[Pending]) -> Int64s:
+        """Regions of faults that were not seen to be finished, now including those that have just been."""
+        if self._hooks.detail.faults:
+            self._count_finished(pending)
         self._finished &= {it.key for it in pending}
         pending = [it for it in pending if it.key not in self._finished]
         if not pending:
-            return NONE, []
-        over = []
+            return NONE
         entries = self._tables.entries(self._memory.pgd, np.array([it.address for it in pending], np.int64))
         for it, entry in zip(pending, entries.tolist(), strict=True):
             if entry & PRESENT and (entry & WRITABLE or not it.write):
                 self._finished.add(it.key)
-                over.append(it)
             elif it.key[0] > 0 and self._thread_gone(it):
                 self._hooks.forget(it.key[0])
-        return np.unique(np.array([it.address >> 21 for it in pending], np.int64)), over
+        return np.unique(np.array([it.address >> 21 for it in pending], np.int64))
+
+    def _count_finished(self, pending: list[Pending]) -> None:
+        """Have faults counted that no other has followed on their CPU: now, so that this epoch holds them."""
+        for it in pending:
+            majors = major_faults(self._pid, it.thread)
+            self._hooks.count_finished(it, majors is None, majors)
 
     def _thread_gone(self, it: Pending) -> bool:
         return not os.path.exists(f"/proc/{self._pid}/task/{it.key[0]}")
-
-    def count_finished(self, over: list[Pending]) -> None:
-        """Have faults counted that no other has followed on their CPU: now, so that this epoch holds them."""
-        for it in over:
-            self._hooks.count_finished(it, major_faults(self._pid, it.key[0]) if it.key[0] > 0 else None)
 
     # --- seed and audit ---
 

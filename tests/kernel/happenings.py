@@ -9,7 +9,7 @@ from tracer.model.events import Kind
 from tracer.model.sample import Sample
 from tracer.model.snapshot import Snapshot
 
-__all__ = ["failures", "faults_of", "flows_of", "machine_wide", "reasons_of"]
+__all__ = ["failures", "faults_of", "flows_of", "kinds_of", "machine_wide", "reasons_of"]
 
 
 def _snapshots(samples: Iterable[Sample], pid: int) -> Iterable[Snapshot]:
@@ -56,6 +56,16 @@ def machine_wide(samples: Iterable[Sample]) -> Counter[str]:
         assert sample.migrated is not None
         total.update(dict(zip(sample.reasons, sample.migrated.tolist(), strict=True)))
     return +total
+
+
+def kinds_of(samples: Iterable[Sample], pid: int) -> Counter[Kind]:
+    """Kind -> faults, wherever in the process."""
+    total: Counter[Kind] = Counter()
+    for snapshot in _snapshots(samples, pid):
+        assert snapshot.faults is not None
+        for kind, count in zip(snapshot.faults.kind, snapshot.faults.count, strict=True):
+            total[Kind(int(kind))] += int(count)
+    return total
 
 
 def faults_of(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.kernel import machine
 from tests.kernel.frames import vmstat
-from tests.kernel.happenings import faults_of
+from tests.kernel.happenings import faults_of, kinds_of
 from tests.kernel.target import Target
 from tests.kernel.world import HUGE, PAGE, World
 from tracer.model.events import Kind
@@ -24,10 +25,30 @@ OPTIONS = Options(hooks="tracepoint", reader="walk", threads=True)
 SHARE = 300
 
 
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A target, and the one session that traces it and its children through all tests."""
+
+    target: Target
+    session: Session
+
+
+@pytest.fixture(scope="module")
+def traced(quiet_machine: None) -> Iterator[Traced]:
+    with Target() as target, Session(Selection((target.pid,), follow_forks=True), OPTIONS) as session:
+        yield Traced(target, session)
+
+
 @pytest.fixture
-def world(quiet_machine: None, nodes: list[int], files: Path) -> Iterator[World]:
-    with Target() as target:
-        yield World(target, nodes, files)
+def session(traced: Traced) -> Session:
+    return traced.session
+
+
+@pytest.fixture
+def world(traced: Traced, nodes: list[int], files: Path) -> Iterator[World]:
+    it = World(traced.target, nodes, files)
+    yield it
+    it.clear()
 
 
 @pytest.fixture
@@ -45,7 +66,7 @@ def told(sample: Sample, world: World, pid: int, offset: int, length: int) -> Co
     return faults_of([sample], pid, start, start + length)
 
 
-def test_threads_on_every_node_touch_their_shares(world: World, cpus: dict[int, int]) -> None:
+def test_threads_on_every_node_touch_their_shares(world: World, session: Session, cpus: dict[int, int]) -> None:
     """Two VMAs within one region, so that counts by region alone could not tell them apart. Each thread has a share of
     its own size, in both."""
     length = SHARE * PAGE
@@ -53,95 +74,85 @@ def test_threads_on_every_node_touch_their_shares(world: World, cpus: dict[int, 
     small_pages(world, 0, 2 * length)
     world.protect(length, length, 1)  # PROT_READ: another VMA
     world.protect(length, length, 7)
-    with Session(world.pid, OPTIONS) as session:
-        session.refresh()
-        for half in (0, 1):
-            at = half * length
-            for number, (node, cpu) in enumerate(cpus.items()):
-                pages = 20 + 7 * number + half
-                thread = world.pinned(at, pages * PAGE, cpu)
-                home = node if node in world.nodes else None
-                if home is not None:
-                    expected[half][node, node, Kind.NEW, thread] = pages
-                at += pages * PAGE
-        sample = session.refresh()
-        for half in (0, 1):
-            counted = told(sample, world, world.pid, half * length, length)
-            if all(node in world.nodes for node in cpus):
-                assert counted == expected[half]
-            else:  # a node without memory: its thread's pages are on the nearest that has some
-                assert {key: n for key, n in counted.items() if key[0] in world.nodes} == expected[half]
-        assert sample.only.trust.lost == 0
-    world.clear()
+    session.refresh()
+    for half in (0, 1):
+        at = half * length
+        for number, (node, cpu) in enumerate(cpus.items()):
+            pages = 20 + 7 * number + half
+            thread = world.pinned(at, pages * PAGE, cpu)
+            home = node if node in world.nodes else None
+            if home is not None:
+                expected[half][node, node, Kind.NEW, thread] = pages
+            at += pages * PAGE
+    sample = session.refresh()
+    for half in (0, 1):
+        counted = told(sample, world, world.pid, half * length, length)
+        if all(node in world.nodes for node in cpus):
+            assert counted == expected[half]
+        else:  # a node without memory: its thread's pages are on the nearest that has some
+            assert {key: n for key, n in counted.items() if key[0] in world.nodes} == expected[half]
+    assert not any(snapshot.trust.lost for snapshot in sample.snapshots)
 
 
-def test_faults_of_a_bound_range_name_both_nodes(world: World, cpus: dict[int, int]) -> None:
+def test_faults_of_a_bound_range_name_both_nodes(world: World, session: Session, cpus: dict[int, int]) -> None:
     """Who put these pages on node N: a thread somewhere else, because the policy says so."""
     small_pages(world, 0, SHARE * PAGE)
     world.bind(0, SHARE * PAGE, Mode.BIND, 1 << world.last)
     first = next(iter(cpus))
-    with Session(world.pid, OPTIONS) as session:
-        session.refresh()
-        thread = world.pinned(0, SHARE * PAGE, cpus[first])
-        counted = told(session.refresh(), world, world.pid, 0, SHARE * PAGE)
-        assert counted == {(first, world.last, Kind.NEW, thread): SHARE}
-    world.clear()
+    session.refresh()
+    thread = world.pinned(0, SHARE * PAGE, cpus[first])
+    counted = told(session.refresh(), world, world.pid, 0, SHARE * PAGE)
+    assert counted == {(first, world.last, Kind.NEW, thread): SHARE}
 
 
-def test_a_child_on_another_node_copies_on_write(world: World, cpus: dict[int, int]) -> None:
+def test_a_child_on_another_node_copies_on_write(world: World, session: Session, cpus: dict[int, int]) -> None:
     first, last = min(cpus), max(cpus)
     small_pages(world, 0, SHARE * PAGE)
     world.pin(cpus[first])
     world.write(0, SHARE * PAGE)
     child = int(world.ask("fork"))
     world.pin(cpus[last], child=True)
-    with Session(Selection((world.target.pid, child)), OPTIONS) as session:
-        session.refresh()
-        world.ask("child", "write", world.slot, 0, SHARE // 2 * PAGE, PAGE)
-        sample = session.refresh()
-        home = last if last in world.nodes else None
-        counted = told(sample, world, child, 0, SHARE * PAGE)
-        assert sum(counted.values()) == SHARE // 2
-        assert {(key[0], key[2], key[3]) for key in counted} == {(last, Kind.COW, child)}
-        if home is not None:
-            assert {key[1] for key in counted} == {home}
-        # The pages that the child has left are the parent's alone again: it is permitted to write, and copies nothing.
-        world.write(0, SHARE // 2 * PAGE)
-        counted = told(session.refresh(), world, world.target.pid, 0, SHARE * PAGE)
-        assert counted == {(first, first if first in world.nodes else -1, Kind.OTHER, world.target.pid): SHARE // 2}
-    world.clear()
+    session.refresh()
+    world.ask("child", "write", world.slot, 0, SHARE // 2 * PAGE, PAGE)
+    sample = session.refresh()
+    home = last if last in world.nodes else None
+    counted = told(sample, world, child, 0, SHARE * PAGE)
+    assert sum(counted.values()) == SHARE // 2
+    assert {(key[0], key[2], key[3]) for key in counted} == {(last, Kind.COW, child)}
+    if home is not None:
+        assert {key[1] for key in counted} == {home}
+    # The pages that the child has left are the parent's alone again: it is permitted to write, and copies nothing.
+    world.write(0, SHARE // 2 * PAGE)
+    counted = told(session.refresh(), world, world.target.pid, 0, SHARE * PAGE)
+    assert counted == {(first, first if first in world.nodes else -1, Kind.OTHER, world.target.pid): SHARE // 2}
 
 
-def test_a_huge_page_is_one_fault(world: World, cpus: dict[int, int]) -> None:
+def test_a_huge_page_is_one_fault(world: World, session: Session, cpus: dict[int, int]) -> None:
     node = world.nodes[0]
     world.map(0, 2 * HUGE)
     world.advise(0, 2 * HUGE, HUGE_PAGE)
     world.bind(0, 2 * HUGE, Mode.BIND, 1 << node)
-    with Session(world.pid, OPTIONS) as session:
-        session.refresh()
-        thread = world.pinned(0, 2 * HUGE, cpus[min(cpus)])
-        assert world.transparent_huge(0) == 2 * HUGE
-        counted = told(session.refresh(), world, world.pid, 0, 2 * HUGE)
-        assert counted == {(min(cpus), node, Kind.HUGE, thread): 2}
-    world.clear()
+    session.refresh()
+    thread = world.pinned(0, 2 * HUGE, cpus[min(cpus)])
+    assert world.transparent_huge(0) == 2 * HUGE
+    counted = told(session.refresh(), world, world.pid, 0, 2 * HUGE)
+    assert counted == {(min(cpus), node, Kind.HUGE, thread): 2}
 
 
-def test_the_zero_page_is_on_no_node(world: World, cpus: dict[int, int]) -> None:
+def test_the_zero_page_is_on_no_node(world: World, session: Session, cpus: dict[int, int]) -> None:
     """Reading gives the zero page, and writing then a page: two faults, and one page."""
     first = world.nodes[0] if world.nodes[0] in cpus else min(cpus)
     small_pages(world, 0, 40 * PAGE)
-    with Session(world.pid, OPTIONS) as session:
-        session.refresh()
-        reader = world.pinned_read(0, 40 * PAGE, cpus[first])
-        counted = told(session.refresh(), world, world.pid, 0, 40 * PAGE)
-        assert counted == {(first, -1, Kind.OTHER, reader): 40}
-        writer = world.pinned(0, 40 * PAGE, cpus[first])
-        counted = told(session.refresh(), world, world.pid, 0, 40 * PAGE)
-        assert counted == {(first, first, Kind.NEW, writer): 40}
-    world.clear()
+    session.refresh()
+    reader = world.pinned_read(0, 40 * PAGE, cpus[first])
+    counted = told(session.refresh(), world, world.pid, 0, 40 * PAGE)
+    assert counted == {(first, -1, Kind.OTHER, reader): 40}
+    writer = world.pinned(0, 40 * PAGE, cpus[first])
+    counted = told(session.refresh(), world, world.pid, 0, 40 * PAGE)
+    assert counted == {(first, first, Kind.NEW, writer): 40}
 
 
-def test_what_waits_for_a_disk_is_major(world: World, cpus: dict[int, int]) -> None:
+def test_what_waits_for_a_disk_is_major(world: World, session: Session, cpus: dict[int, int]) -> None:
     """Read from the disk page by page, without readahead. The kernel counts such faults, too."""
     pages = 24
     world.open(pages * PAGE)
@@ -149,16 +160,16 @@ def test_what_waits_for_a_disk_is_major(world: World, cpus: dict[int, int]) -> N
     world.advise(0, pages * PAGE, RANDOM)
     Path("/proc/sys/vm/drop_caches").write_text("1")
     cpu = cpus[min(cpus)]
-    with Session(world.pid, OPTIONS) as session:
-        session.refresh()
-        before = majors(world.pid)
-        thread = world.pinned_read(0, pages * PAGE, cpu)
-        world.join()
-        counted = told(session.refresh(), world, world.pid, 0, pages * PAGE)
-        major = sum(n for (_, _, kind, _), n in counted.items() if kind is Kind.MAJOR)
-        assert major == majors(world.pid) - before > 0
-        assert {key[3] for key in counted} == {thread}
-    world.clear()
+    session.refresh()
+    before = majors(world.pid)
+    thread = world.pinned_read(0, pages * PAGE, cpu)
+    world.join()
+    sample = session.refresh()
+    # The program's own pages were dropped from memory as well.
+    assert kinds_of([sample], world.pid)[Kind.MAJOR] == majors(world.pid) - before
+    counted = told(sample, world, world.pid, 0, pages * PAGE)
+    assert {(kind, key_thread) for _, _, kind, key_thread in counted} == {(Kind.MAJOR, thread)}
+    assert sum(counted.values()) == pages
 
 
 def majors(pid: int) -> int:
@@ -166,12 +177,12 @@ def majors(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[9])
 
 
-def test_hint_faults_are_those_that_the_kernel_counts(world: World, cpus: dict[int, int]) -> None:
+def test_hint_faults_are_those_that_the_kernel_counts(world: World, session: Session, cpus: dict[int, int]) -> None:
     length = 256 * PAGE
     small_pages(world, 0, length)
     world.write(0, length)
     several = len(world.nodes) > 1
-    with machine.numa_balancing(), Session(world.pid, OPTIONS) as session:
+    with machine.numa_balancing():
         session.refresh()
         before = vmstat()
         samples = []
@@ -189,24 +200,20 @@ def test_hint_faults_are_those_that_the_kernel_counts(world: World, cpus: dict[i
         start = world.address(0)
         mine = faults_of(samples, world.pid, start, start + length)
         assert sum(n for (_, _, kind, _), n in mine.items() if kind is Kind.HINT) > 0 or not several
-    world.clear()
 
 
-def test_every_fault_is_counted_once(world: World, cpus: dict[int, int]) -> None:
+def test_every_fault_is_counted_once(world: World, session: Session, cpus: dict[int, int]) -> None:
     """As many as the kernel has counted for the process, whichever VMA they were in."""
     length = 64 * PAGE
-    with Session(world.pid, OPTIONS) as session:
-        session.refresh()
-        before = faults_by_stat(world.pid)
-        small_pages(world, 0, length)
-        for cpu in cpus.values():
-            world.pinned(0, length, cpu)
-            world.advise(0, length, 4)  # MADV_DONTNEED
-        world.join()
-        sample = session.refresh()
-        counted = sum(int(s.faults.count.sum()) for s in sample.snapshots if s.faults is not None)
-        assert counted == faults_by_stat(world.pid) - before
-    world.clear()
+    session.refresh()
+    before = faults_by_stat(world.pid)
+    small_pages(world, 0, length)
+    for cpu in cpus.values():
+        world.pinned(0, length, cpu)
+        world.advise(0, length, 4)  # MADV_DONTNEED
+    world.join()
+    sample = session.refresh()
+    assert kinds_of([sample], world.pid).total() == faults_by_stat(world.pid) - before
 
 
 def faults_by_stat(pid: int) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests.kernel.world import ANON, HUGE, PAGE, SHARED, KernelLacks, World
 from tracer.model.policy import Mode
 from tracer.model.sample import Sample
 from tracer.model.selection import Selection
+from tracer.model.snapshot import Snapshot
 from tracer.session import Options, Session
 
 PAGES = 1200
@@ -30,10 +32,37 @@ NO_HUGE_PAGE, HUGE_PAGE = 15, 14  # madvise(2)
 OPTIONS = Options(hooks="tracepoint", reader="walk", flows=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A target, and the one session that traces it and its twins through all tests."""
+
+    target: Target
+    session: Session
+
+
+@pytest.fixture(scope="module")
+def traced(quiet_machine: None) -> Iterator[Traced]:
+    with Target() as target, Session(Selection((target.pid,), follow_forks=True), OPTIONS) as session:
+        yield Traced(target, session)
+
+
 @pytest.fixture
-def world(quiet_machine: None, nodes: list[int], files: Path) -> Iterator[World]:
-    with Target() as target:
-        yield World(target, nodes, files)
+def session(traced: Traced) -> Session:
+    traced.session.refresh()
+    return traced.session
+
+
+@pytest.fixture
+def world(traced: Traced, nodes: list[int], files: Path) -> Iterator[World]:
+    it = World(traced.target, nodes, files)
+    yield it
+    it.clear()
+
+
+def one(sample: Sample, pid: int) -> Snapshot:
+    """The snapshot of a process."""
+    (snapshot,) = (it for it in sample.snapshots if it.pid == pid)
+    return snapshot
 
 
 def fill(world: World, offset: int = 0, length: int = LENGTH) -> None:
@@ -86,112 +115,96 @@ class Watched:
 
 
 @pytest.mark.parametrize("way", ["migrate_pages", "move_pages", "mbind"])
-def test_a_system_call_moves_pages_with_a_twin_present(way: str, world: World) -> None:
+def test_a_system_call_moves_pages_with_a_twin_present(way: str, world: World, session: Session) -> None:
     """The twin shares half of the pages and has copies of its own of the others."""
     fill(world)
     twin = int(world.ask("fork"))
     world.target.ask("child", "write", world.slot, 0, LENGTH // 2, PAGE)
-    with Session(Selection((world.target.pid, twin)), OPTIONS) as session:
-        watched = Watched(world, session, twin)
-        if way == "migrate_pages":
-            outside.migrate_pages(world.target.pid, world.mask, 1 << world.last)
-        elif way == "move_pages":
-            outside.move_pages(world.target.pid, [world.address(at * PAGE) for at in range(PAGES)], world.last)
-        else:
-            world.bind(0, LENGTH, Mode.BIND, 1 << world.last, MOVE_ALL)
-        moved = watched.check("mempolicy_mbind" if way == "mbind" else "syscall")
-        elsewhere = int((watched.before[world.target.pid].nodes != world.last).sum())
-        assert moved in ((elsewhere,) if way == "mbind" else (elsewhere, elsewhere // 2))
-    world.clear()
+    watched = Watched(world, session, twin)
+    if way == "migrate_pages":
+        outside.migrate_pages(world.target.pid, world.mask, 1 << world.last)
+    elif way == "move_pages":
+        outside.move_pages(world.target.pid, [world.address(at * PAGE) for at in range(PAGES)], world.last)
+    else:
+        world.bind(0, LENGTH, Mode.BIND, 1 << world.last, MOVE_ALL)
+    moved = watched.check("mempolicy_mbind" if way == "mbind" else "syscall")
+    elsewhere = int((watched.before[world.target.pid].nodes != world.last).sum())
+    assert moved in ((elsewhere,) if way == "mbind" else (elsewhere, elsewhere // 2))
 
 
-def test_a_huge_page_counts_its_small_ones(world: World) -> None:
+def test_a_huge_page_counts_its_small_ones(world: World, session: Session) -> None:
     world.map(0, 2 * HUGE)
     world.advise(0, 2 * HUGE, HUGE_PAGE)
     world.bind(0, 2 * HUGE, Mode.BIND, 1 << world.nodes[0])
     world.write(0, 2 * HUGE, HUGE)
     assert world.transparent_huge(0) == 2 * HUGE
-    with Session(world.pid, OPTIONS) as session:
-        watched = Watched(world, session, length=2 * HUGE)
-        world.bind(0, 2 * HUGE, Mode.BIND, 1 << world.last, MOVE)
-        assert watched.check("mempolicy_mbind") == (1024 if len(world.nodes) > 1 else 0)
-    world.clear()
+    watched = Watched(world, session, length=2 * HUGE)
+    world.bind(0, 2 * HUGE, Mode.BIND, 1 << world.last, MOVE)
+    assert watched.check("mempolicy_mbind") == (1024 if len(world.nodes) > 1 else 0)
 
 
-def test_a_hugetlb_page_counts_one(world: World) -> None:
+def test_a_hugetlb_page_counts_one(world: World, session: Session) -> None:
     try:
         world.map_hugetlb(0, HUGE, 21)
         world.bind(0, HUGE, Mode.BIND, 1 << world.nodes[0])
         world.write(0, HUGE, HUGE)
     except KernelLacks:
         pytest.fail("no huge pages in the pool")
-    with Session(world.pid, OPTIONS) as session:
-        session.refresh()
-        world.bind(0, HUGE, Mode.BIND, 1 << world.last, MOVE)
-        sample = session.refresh()
-        assert not difference(read_truth(world.pid), sample.only)
-        start = world.address(0)
-        told = flows_of([sample], world.pid, start, start + HUGE)
-        kernel = world.truth().pages(start, start + HUGE)
-        assert kernel == {world.last: 1}
-        several = len(world.nodes) > 1
-        assert told == ({(world.nodes[0], world.last, "mempolicy_mbind"): 1} if several else {})
-    world.clear()
+    session.refresh()
+    world.bind(0, HUGE, Mode.BIND, 1 << world.last, MOVE)
+    sample = session.refresh()
+    assert not difference(read_truth(world.pid), one(sample, world.pid))
+    start = world.address(0)
+    told = flows_of([sample], world.pid, start, start + HUGE)
+    kernel = world.truth().pages(start, start + HUGE)
+    assert kernel == {world.last: 1}
+    several = len(world.nodes) > 1
+    assert told == ({(world.nodes[0], world.last, "mempolicy_mbind"): 1} if several else {})
 
 
-def test_shared_memory_and_files_flow_as_well(world: World) -> None:
+def test_shared_memory_and_files_flow_as_well(world: World, session: Session) -> None:
     world.memfd(LENGTH)
     world.map(0, LENGTH, SHARED, file=True)
     world.bind(0, LENGTH, Mode.BIND, 1 << world.nodes[0])
     world.write(0, LENGTH)
     twin = int(world.ask("fork"))
     world.target.ask("child", "read", world.slot, 0, LENGTH, PAGE)
-    with Session(Selection((world.target.pid, twin)), OPTIONS) as session:
-        watched = Watched(world, session, twin)
-        world.bind(0, LENGTH, Mode.BIND, 1 << world.last, MOVE_ALL)
-        assert watched.check("mempolicy_mbind") == (PAGES if len(world.nodes) > 1 else 0)
-    world.clear()
+    watched = Watched(world, session, twin)
+    world.bind(0, LENGTH, Mode.BIND, 1 << world.last, MOVE_ALL)
+    assert watched.check("mempolicy_mbind") == (PAGES if len(world.nodes) > 1 else 0)
 
 
-def test_compaction_moves_pages_within_their_node(world: World) -> None:
+def test_compaction_moves_pages_within_their_node(world: World, session: Session) -> None:
     """Compaction moves whose pages it likes, so only what pagemap says of the target is expected of it."""
     fill(world, 0, 8 * LENGTH)
-    world.advise(0, 8 * LENGTH, 4)  # MADV_DONTNEED: and once more, from wherever pages are free now
-    world.write(0, 8 * LENGTH)
-    # Every second page is given back, so that there are holes to be filled.
-    for at in range(64):
-        world.advise((2 * at + 1) * PAGE, PAGE, 4)
-    with Session(world.pid, OPTIONS) as session:
-        watched = Watched(world, session, length=8 * LENGTH)
-        Path("/proc/sys/vm/compact_memory").write_text("1")
-        watched.look()
-        moved = watched.check("compaction")
-        assert all(source == to for source, to, _ in watched.flows(world.pid))
-        assert machine_wide(watched.samples)["compaction"] >= moved > 0
-    world.clear()
+    world.ask("sieve", world.slot, 0, 8 * LENGTH)
+    watched = Watched(world, session, length=8 * LENGTH)
+    Path("/proc/sys/vm/compact_memory").write_text("1")
+    watched.look()
+    moved = watched.check("compaction")
+    assert all(source == to for source, to, _ in watched.flows(world.pid))
+    assert machine_wide(watched.samples)["compaction"] >= moved > 0
 
 
-def test_pages_that_cannot_move_are_told_apart(world: World, files: Path) -> None:
+def test_pages_that_cannot_move_are_told_apart(world: World, session: Session) -> None:
     """Pages under direct I/O or pinned otherwise are put back: here, those that a pipe holds a reference to."""
     fill(world)
-    with Session(world.pid, OPTIONS) as session:
-        watched = Watched(world, session)
-        world.ask("vmsplice", world.slot, 0, 16 * PAGE)
-        outside.migrate_pages(world.target.pid, world.mask, 1 << world.last)
-        watched.check("syscall")
-        held = int((watched.before[world.pid].nodes[:16] != world.last).sum())
-        assert failures(watched.samples, world.pid) >= held  # each is tried several times
-        assert watched.changed("pgmigrate_fail") == held
-    world.clear()
+    watched = Watched(world, session)
+    world.ask("vmsplice", world.slot, 0, 16 * PAGE)
+    outside.migrate_pages(world.target.pid, world.mask, 1 << world.last)
+    watched.check("syscall")
+    held = int((watched.before[world.pid].nodes[:16] != world.last).sum())
+    assert failures(watched.samples, world.pid) >= held  # each is tried several times
+    assert watched.changed("pgmigrate_fail") == held
 
 
-def test_two_threads_fight_over_pages_under_numa_balancing(world: World) -> None:
+def test_two_threads_fight_over_pages_under_numa_balancing(world: World, session: Session) -> None:
     cpus = machine.cpu_of_each_node()
     length = 256 * PAGE
     world.map(0, length)
     world.advise(0, length, NO_HUGE_PAGE)
     world.write(0, length)
-    with machine.numa_balancing(), Session(world.pid, OPTIONS) as session:
+    with machine.numa_balancing():
         watched = Watched(world, session, length=length)
         seconds = 20 if len(world.nodes) > 1 else 2
         words = ("fight", world.slot, 0, length, cpus[world.nodes[0]], cpus[max(cpus)], seconds, 4000)
@@ -201,23 +214,20 @@ def test_two_threads_fight_over_pages_under_numa_balancing(world: World) -> None
             watched.look()
         world.target.receive(*words)
         watched.look()
-        assert not difference(read_truth(world.pid), watched.samples[-1].only)
+        assert not difference(read_truth(world.pid), one(watched.samples[-1], world.pid))
         told = reasons_of(watched.samples, world.pid)
         assert set(told) <= {"numa_misplaced"}
         assert told["numa_misplaced"] == watched.changed("numa_pages_migrated")
         assert machine_wide(watched.samples)["numa_misplaced"] == watched.changed("numa_pages_migrated")
         assert (told["numa_misplaced"] > 0) == (len(world.nodes) > 1)
-        assert watched.samples[-1].only.trust.lost == 0
-    world.clear()
+        assert one(watched.samples[-1], world.pid).trust.lost == 0
 
 
-def test_nothing_moves_nothing_flows(world: World) -> None:
+def test_nothing_moves_nothing_flows(world: World, session: Session) -> None:
     fill(world)
-    with Session(world.pid, OPTIONS) as session:
-        watched = Watched(world, session)
-        world.unmap(0, LENGTH)
-        world.map(0, LENGTH, ANON)
-        world.write(0, LENGTH)
-        watched.look()
-        assert not watched.flows(world.pid)
-    world.clear()
+    watched = Watched(world, session)
+    world.unmap(0, LENGTH)
+    world.map(0, LENGTH, ANON)
+    world.write(0, LENGTH)
+    watched.look()
+    assert not watched.flows(world.pid)

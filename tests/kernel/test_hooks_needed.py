@@ -135,8 +135,7 @@ def moved_pages_are_told_with_their_reason(world: World) -> None:
     length = 4096 * PAGE
     small_pages(world, length)
     world.write(0, length)
-    for at in range(64):
-        world.advise((2 * at + 1) * PAGE, PAGE, DONT_NEED)
+    world.ask("sieve", world.slot, 0, length)
     with Session(world.pid, FLOWS) as session:
         session.refresh()
         before, stat = placed(world.pid, world.address(0), length), vmstat()

@@ -737,6 +737,15 @@ static int do_exec(const struct call *c)
     return -errno;
 }
 
+// Gives every second page back, so that physical memory is left with as many holes.
+static int do_sieve(const struct call *c)
+{
+    for (unsigned long at = PAGE; at < c->number[2]; at += 2 * PAGE)
+        if (madvise((char *)place(c) + at, PAGE, MADV_DONTNEED) < 0)
+            return -errno;
+    return 0;
+}
+
 // A pipe that nobody reads takes references to the pages, so that they cannot be moved.
 static int do_vmsplice(const struct call *c)
 {
@@ -797,6 +806,7 @@ static const struct {
     {"unpin", 0, do_unpin},
     {"fight", 7, do_fight},       // slot offset length processor processor seconds milliseconds-a-turn; answers passes
     {"vfork", 3, do_vfork},       // slot offset length
+    {"sieve", 3, do_sieve},       // slot offset length
     {"vmsplice", 3, do_vmsplice}, // slot offset length; the same pages as before are let go
     {"fork", 0, do_fork},         // answers the child's pid
     {"reap", 0, do_reap},         // ends the child

@@ -77,12 +77,13 @@ class Detail:
 @dataclass(frozen=True, slots=True)
 class Pending:
     """A fault that was not seen to be mapped. `key` names it for good: (CPU or thread, its count of faults); a CPU is
-    given as -1 less its number. majors: the thread's count of major faults before."""
+    given as -1 less its number. thread: its id, known of a CPU's fault only where faults are told apart (else 0)."""
 
     key: tuple[int, int]
     address: int
     write: bool
     target: int
+    thread: int
 
 
 def reason_names(btf: Btf) -> tuple[str, ...]:
@@ -293,7 +294,8 @@ class Hooks:
         for cpu in np.flatnonzero(self._cpus["pending_open"]):
             at = self._cpus[cpu]
             key = -1 - int(cpu), int(at["sequence"])
-            it = Pending(key, int(at["pending_address"]), bool(at["pending_write"]), int(at["pending_target"]))
+            address, write = int(at["pending_address"]), bool(at["pending_write"])
+            it = Pending(key, address, write, int(at["pending_target"]), int(at["pending_tid"]))
             found.setdefault(it.target, []).append(it)
         if self._control[0]["blocked"] != self._blocked_seen:
             self._blocked_seen = int(self._control[0]["blocked"])
@@ -307,19 +309,20 @@ class Hooks:
         self._blocked.pop(thread, None)
         self._programs.delete("blocked", thread)
 
-    def count_finished(self, it: Pending, majors: int | None = None) -> None:
-        """Count a pending fault that is over (with `Detail.faults`), unless a program has done so meanwhile.
+    def count_finished(self, it: Pending, gone: bool, majors: int | None) -> None:
+        """Count a pending fault (with `Detail.faults`), if it is over and no program has done so meanwhile.
 
-        majors: the thread's present count of major faults, for a blocked one.
+        gone: its thread has ended. majors: the thread's present count of major faults, None where it is not known.
         """
+        settlement = self._settlement
+        settlement["gone"], settlement["thread"] = gone, 0
         if it.key[0] < 0:
-            self._settlement["thread"] = 0
             self._programs.run_on(self._settle, -1 - it.key[0])
             return
         before = self._blocked.pop(it.key[0])[1]
-        self._settlement["thread"] = it.key[0]
-        self._settlement["majors"] = before if majors is None else majors
+        settlement["thread"], settlement["majors"] = it.key[0], before if majors is None else majors
         self._programs.run_on(self._settle, it.key[1] & 0xFFFF)
+        self._blocked_seen = -1  # it may still be there
 
     def close(self) -> None:
         """Detach and unload everything."""
@@ -334,4 +337,4 @@ class Hooks:
 def _overtaken(tid: int, it: np.void) -> tuple[Pending, int]:
     """An entry of the map `blocked`: the fault, and its thread's count of major faults before it."""
     key = tid, int(it["sequence"]) << 16 | int(it["cpu"])
-    return Pending(key, int(it["address"]), bool(it["write"]), int(it["target"])), int(it["majors"])
+    return Pending(key, int(it["address"]), bool(it["write"]), int(it["target"]), tid), int(it["majors"])
