@@ -36,6 +36,7 @@ Progress = Callable[[str, int, int], None]
 Int64s = npt.NDArray[np.int64]
 
 EXEC_PATIENCE_S = 10.0
+HALF_FULL = 0.5  # of a log: then it is emptied
 TICK_S = 0.1  # between two looks, while waiting, at how full the logs are
 BUSY_TICK_S = 0.02  # the same when children may be born: one that is held by its pidfd and its pagemap is not lost
 
@@ -142,7 +143,7 @@ class Session:
 
     def _relieve(self, hooks: Hooks) -> None:
         """Between two refreshes: take the events away before a log is full, and the children before they are gone."""
-        if hooks.pressure() > 0.5 or (self._breeds and not hooks.quiet()):
+        if hooks.pressure() > HALF_FULL or (self._breeds and not hooks.quiet()):
             self._take_epoch(hooks)
 
     def _finished(self) -> bool:
@@ -240,15 +241,21 @@ class Session:
         if not hooks.quiet():
             self._take_epoch(hooks)
         epoch, self._saved = self._saved, Epoch()
-        snapshots = [
-            snapshot for process in self._roster if (snapshot := self._refresh_one(hooks, process, epoch)) is not None
-        ]
+        snapshots = []
+        for process in self._roster:
+            if hooks.pressure() > HALF_FULL:  # many targets take a while
+                self._take_epoch(hooks)
+            snapshot = self._refresh_one(hooks, process, epoch)
+            if snapshot is not None:
+                snapshots.append(snapshot)
         self._tell_of_strangers(hooks, epoch)
         return snapshots
 
     def _refresh_one(self, hooks: Hooks, process: Process, epoch: Epoch) -> Snapshot | None:
         assert self._roster is not None
         work = process.work
+        if self._roster.processes.get(process.pid) is not process:
+            return None  # it has left since the refresh began
         if not isinstance(work, Settler):
             if self._roster.exited(process):
                 self._roster.leave(process.pid)

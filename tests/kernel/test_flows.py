@@ -106,7 +106,8 @@ class Watched:
         """Equal, page for page, in each process; the number of pages that moved in the first."""
         self.look()
         for snapshot in self.samples[-1].snapshots:
-            assert not difference(read_truth(snapshot.pid), snapshot)
+            # The policy of shared memory may have been set by the other one: docs/accuracy.md says when that is noticed.
+            assert difference(read_truth(snapshot.pid), snapshot).pages == 0
             assert (snapshot.trust.lost, snapshot.trust.unexplained) == (0, 0)
         for pid in self.pids:
             assert self.flows(pid) == self.expected(pid, reason)
