@@ -106,7 +106,7 @@ class Watched:
         """Equal, page for page, in each process; the number of pages that moved in the first."""
         self.look()
         for snapshot in self.samples[-1].snapshots:
-            # The policy of shared memory may have been set by the other one: docs/accuracy.md says when that is noticed.
+            # Pages only: the policy of shared memory that the other one sets is seen some seconds later.
             assert difference(read_truth(snapshot.pid), snapshot).pages == 0
             assert (snapshot.trust.lost, snapshot.trust.unexplained) == (0, 0)
         for pid in self.pids:
