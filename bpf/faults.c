@@ -108,6 +108,15 @@ static __always_inline void count_fault(const struct control *c, struct cpu *cpu
 		record->faults[bin & (BINS - 1)]++;
 }
 
+/* Its address space has not come to an end, after which its page tables may be anything. */
+static __always_inline bool is_alive(u32 number)
+{
+	u32 slot = number % TARGETS;
+	struct target *target = targets.lookup(&slot);
+
+	return target && target->number == number;
+}
+
 /*
  * A fault from user mode is over if its thread is in a system call now. Of a thread in user mode nothing can be said: its
  * last fault's registers are still there.
@@ -132,7 +141,7 @@ static __always_inline void count_overtaken(const struct control *c, struct cpu 
 	if (!it)
 		return;
 	copy = *it;
-	entry = leaf_entry(&c->paging, copy.pgd, copy.address);
+	entry = is_alive(copy.target) ? leaf_entry(&c->paging, copy.pgd, copy.address) : 0;
 	if (!over && !satisfied(entry, copy.write) && !moved_on(c, copy.task, copy.kernel))
 		return;
 	if (blocked.delete(&tid)) /* somebody else counts it */
@@ -195,6 +204,12 @@ static __always_inline void resolve(struct control *c, struct cpu *cpu, u32 numb
 	struct record *record;
 
 	opaque(entry);
+#if FAULTS
+	if (!is_alive(target)) {
+		count_pending(c, cpu, number, 0);
+		return;
+	}
+#endif
 	if (cpu->pending_epoch == epoch + 1)
 		record = records.lookup(&index);
 	else

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.errors import NumatraceError
+from tracer.kernel import procfs
 from tracer.kernel.epoch import Birth, Drained, Epoch
 from tracer.kernel.hooks import Hooks
 from tracer.kernel.machinery import Machinery, Options
@@ -64,7 +65,7 @@ class Session:
         self._held = expect_exec
         self._machinery: Machinery | None = None
         self._roster: Roster | None = None
-        self._saved = Epoch()
+        self._saved, self._working = Epoch(), Epoch()
         self._ended: list[Snapshot] = []
         self._strangers: dict[int, _Stranger] = {}
         self._over = False
@@ -81,14 +82,19 @@ class Session:
         self._roster = Roster(self.selection, machinery, self._budget, self._progress)
         self._roster.begin(self._held)
         self._migrations = hooks.migrations() if hooks else None
-        self._say_what_polling_misses()
+        self._say_what_is_missed()
         for process in self._roster:
             if isinstance(process.work, Settler):
                 process.work.seed()
 
-    def _say_what_polling_misses(self) -> None:
+    def _say_what_is_missed(self) -> None:
         assert self._machinery is not None
         if self._machinery.hooks is not None:
+            if not procfs.in_first_pid_namespace():
+                self.notes.append(
+                    "inside a container processes have other PIDs than the kernel's events: new programs and children "
+                    "are not followed; run numatrace outside of it"
+                )
             return
         if self.options.flows or self.options.faults or self.options.threads:
             raise NumatraceError(
@@ -226,8 +232,7 @@ class Session:
             # Births on different CPUs are in no order: a program that is gone again does not end the one after it.
             alive = hooks.alive(birth.number)
             if alive and old is not None and isinstance(old.work, Settler) and old.work.number != birth.number:
-                drained = self._saved.targets.pop(old.work.number, None)
-                self._bury(old, drained, only_its_memory=not self._roster.exited(old))
+                self._bury(old, self._last_words(old.work.number), only_its_memory=not self._roster.exited(old))
             if not self._roster.adopt(birth):
                 self._strangers[birth.number] = _Stranger(birth)
 
@@ -240,18 +245,24 @@ class Session:
             settler.look(token, pending.get(settler.number, []))
         if not hooks.quiet():
             self._take_epoch(hooks)
-        epoch, self._saved = self._saved, Epoch()
+        self._working, self._saved = self._saved, Epoch()
         snapshots = []
         for process in self._roster:
             if hooks.pressure() > HALF_FULL:  # many targets take a while
                 self._take_epoch(hooks)
-            snapshot = self._refresh_one(hooks, process, epoch)
+            snapshot = self._refresh_one(hooks, process)
             if snapshot is not None:
                 snapshots.append(snapshot)
-        self._tell_of_strangers(hooks, epoch)
+        self._tell_of_strangers(hooks)
         return snapshots
 
-    def _refresh_one(self, hooks: Hooks, process: Process, epoch: Epoch) -> Snapshot | None:
+    def _last_words(self, number: int) -> Drained:
+        """All that the log still holds of an address space that has come to its end."""
+        words = self._working.targets.pop(number, Drained())
+        words.absorb(self._saved.targets.pop(number, Drained()))
+        return words
+
+    def _refresh_one(self, hooks: Hooks, process: Process) -> Snapshot | None:
         assert self._roster is not None
         work = process.work
         if self._roster.processes.get(process.pid) is not process:
@@ -261,17 +272,21 @@ class Session:
                 self._roster.leave(process.pid)
             return None
         began = time.thread_time_ns()
-        drained = epoch.targets.pop(work.number, None)
+        drained = self._working.targets.pop(work.number, None)
         try:
-            if self._roster.exited(process) or not hooks.alive(work.number):
-                raise TargetGone(f"process {process.pid} has exited")
-            process.state = work.work(drained)
-            return self._dresser.snapshot(process, drained, began)
+            if hooks.alive(work.number) and not self._roster.exited(process):
+                process.state = work.work(drained)
+                return self._dresser.snapshot(process, drained, began)
         except NumatraceError:
-            if not self._roster.exited(process) and hooks.alive(work.number):
+            if hooks.alive(work.number) and not self._roster.exited(process):
                 raise
-            self._bury(process, drained, only_its_memory=not self._roster.exited(process))
-            return None
+        if work.number not in self._working.ended:  # then it ended in the epoch that is under way
+            self._take_epoch(hooks)
+        if process.work is work:  # else it was buried by that, for a new program
+            words = drained or Drained()
+            words.absorb(self._last_words(work.number))
+            self._bury(process, words, only_its_memory=not self._roster.exited(process))
+        return None
 
     def _bury(self, process: Process, drained: Drained | None, only_its_memory: bool = False) -> None:
         """An address space has come to its end: keep its last snapshot. The process may live on with another one."""
@@ -282,12 +297,12 @@ class Session:
         else:
             self._roster.leave(process.pid)
 
-    def _tell_of_strangers(self, hooks: Hooks, epoch: Epoch) -> None:
+    def _tell_of_strangers(self, hooks: Hooks) -> None:
         """Of children and programs that were gone before they could be looked at: what they did is in the log."""
         for number, stranger in list(self._strangers.items()):
-            stranger.drained.absorb(epoch.targets.pop(number, Drained()))
+            stranger.drained.absorb(self._working.targets.pop(number, Drained()))
             # Its last records may still be in the log that is being written.
-            if number in epoch.ended or (stranger.old and not hooks.alive(number)):
+            if number in self._working.ended or (stranger.old and not hooks.alive(number)):
                 self._ended.append(self._dresser.last(_Ghost(stranger.birth), stranger.drained))
                 del self._strangers[number]
             stranger.old = True

@@ -202,15 +202,16 @@ class Roster:
         """Whether a process has exited, or does so within some seconds."""
         return bool(_readable([process.pidfd], seconds))
 
-    def all_exited(self, seconds: float = 0.0) -> bool:
-        """Whether no process is left, or will be within some seconds."""
+    def all_exited(self) -> bool:
+        """Whether no process is left."""
         fds = [process.pidfd for process in self.processes.values()]
-        return len(_readable(fds, seconds if len(fds) <= 1 else 0.0)) == len(fds)
+        return len(_readable(fds, 0.0)) == len(fds)
 
     def wait_for_an_exit(self, seconds: float) -> None:
         """Sleep until one more process has exited, or the time is over."""
         fds = [process.pidfd for process in self.processes.values()]
-        _readable([fd for fd in fds if not _readable([fd], 0.0)], seconds)
+        gone = set(_readable(fds, 0.0))
+        _readable([fd for fd in fds if fd not in gone], seconds)
 
     def __iter__(self) -> Iterator[Process]:
         return iter([self.processes[pid] for pid in sorted(self.processes)])

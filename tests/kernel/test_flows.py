@@ -176,7 +176,8 @@ def test_shared_memory_and_files_flow_as_well(world: World, session: Session) ->
 
 
 def test_compaction_moves_pages_within_their_node(world: World, session: Session) -> None:
-    """Compaction moves whose pages it likes, so only what pagemap says of the target is expected of it."""
+    """Compaction moves whose pages it likes, so only what pagemap says of the target is expected of it. The memory of a
+    machine that has run for a while may be packed already; that of the virtual ones is not."""
     fill(world, 0, 8 * LENGTH)
     world.ask("sieve", world.slot, 0, 8 * LENGTH)
     watched = Watched(world, session, length=8 * LENGTH)
@@ -184,7 +185,8 @@ def test_compaction_moves_pages_within_their_node(world: World, session: Session
     watched.look()
     moved = watched.check("compaction")
     assert all(source == to for source, to, _ in watched.flows(world.pid))
-    assert machine_wide(watched.samples)["compaction"] >= moved > 0
+    assert machine_wide(watched.samples)["compaction"] >= moved
+    assert moved or len(world.nodes) == 1
 
 
 def test_pages_that_cannot_move_are_told_apart(world: World, session: Session) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.kernel import machine
 from tests.kernel.compare import difference
-from tests.kernel.frames import moves, placed, vmstat
+from tests.kernel.frames import vmstat
 from tests.kernel.happenings import faults_of, flows_of, machine_wide
 from tests.kernel.target import Target, read_truth
 from tests.kernel.test_family import use_again
@@ -131,22 +131,18 @@ def the_end_of_an_address_space_is_seen(world: World) -> None:
 
 
 def moved_pages_are_told_with_their_reason(world: World) -> None:
-    """Compaction, because it moves pages on a machine with one node as well."""
-    length = 4096 * PAGE
+    length = 256 * PAGE
     small_pages(world, length)
+    world.bind(0, length, Mode.BIND, 1 << world.nodes[0])
     world.write(0, length)
-    world.ask("sieve", world.slot, 0, length)
     with Session(world.pid, FLOWS) as session:
         session.refresh()
-        before, stat = placed(world.pid, world.address(0), length), vmstat()
-        Path("/proc/sys/vm/compact_memory").write_text("1")
+        stat = vmstat()
+        world.bind(0, length, Mode.BIND, 1 << world.last, MOVE)
         sample = session.refresh()
-        moved = moves(before, placed(world.pid, world.address(0), length))
-        if not moved:
-            pytest.fail("compaction moved nothing")
         start = world.address(0)
         told = flows_of([sample], world.pid, start, start + length)
-        assert told == {(a, b, "compaction"): pages for (a, b), pages in moved.items()}
+        assert told == {(world.nodes[0], world.last, "mempolicy_mbind"): 256}
         machine_total = sum(machine_wide([sample]).values())
         assert machine_total == vmstat()["pgmigrate_success"] - stat["pgmigrate_success"]
 
@@ -194,13 +190,13 @@ NEEDED = {
     "sched_process_exit": Needed(a_pid_is_forgotten_with_its_process),
     "task_newtask": Needed(a_child_is_followed),
     "exit_mmap": Needed(the_end_of_an_address_space_is_seen),
-    "set_migration_pte": Needed(moved_pages_are_told_with_their_reason),
-    "remove_migration_pte": Needed(moved_pages_are_told_with_their_reason),
+    "set_migration_pte": Needed(moved_pages_are_told_with_their_reason, 2),
+    "remove_migration_pte": Needed(moved_pages_are_told_with_their_reason, 2),
     "set_migration_pmd": Needed(moved_huge_pages_are_told, 2),
     "remove_migration_pmd": Needed(moved_huge_pages_are_told, 2),
     "mm_collapse_huge_page": Needed(a_collapse_without_a_change_of_rss_is_noticed),
-    "mm_migrate_pages_start": Needed(moved_pages_are_told_with_their_reason),
-    "mm_migrate_pages": Needed(moved_pages_are_told_with_their_reason),
+    "mm_migrate_pages_start": Needed(moved_pages_are_told_with_their_reason, 2),
+    "mm_migrate_pages": Needed(moved_pages_are_told_with_their_reason, 2),
 }
 # What takes two nodes is tested in the virtual machines that have them.
 HERE = [name for name, needed in NEEDED.items() if needed.nodes <= len(machine.nodes_with_memory())]

@@ -21,6 +21,7 @@ __all__ = [
     "comm",
     "file_path",
     "first_address",
+    "in_first_pid_namespace",
     "is_kernel_thread",
     "kind_of",
     "major_faults",
@@ -205,6 +206,11 @@ def owner(pid: int, proc_root: Path = PROC) -> tuple[int, int]:
 def resident_pages(pid: int, proc_root: Path = PROC) -> int:
     """Resident pages without hugetlb, as statm gives them: off by a batch of the kernel's per-CPU counters."""
     return int(read_proc(pid, "statm", proc_root).split()[1])
+
+
+def in_first_pid_namespace() -> bool:
+    """Whether PIDs mean the same to us as to the kernel itself. PROC_PID_INIT_INO, include/linux/proc_ns.h."""
+    return os.stat("/proc/self/ns/pid").st_ino == 0xEFFFFFFC
 
 
 def major_faults(pid: int, thread: int, proc_root: Path = PROC) -> int | None:
