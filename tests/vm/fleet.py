@@ -33,6 +33,7 @@ def _kernel(*names: str, but: str = "TestCache") -> str:
 # start of the command or of clang takes a guest a minute; of the hooks that are needed, those that one node can show.
 _COUNTS = ("exact", "format", "numa_maps_form", "oracle", "readers", "walk", "hooks")
 _EVENTS = ("flows", "faults")
+_MIGRATION = "-k 'tiers or migrat or left_out'"
 _LIVES = ("family", "processes")
 
 MACHINES: dict[str, tuple[str, str, str]] = {
