@@ -149,7 +149,7 @@ static __always_inline void count_overtaken(const struct control *c, struct cpu 
 	f.mm = copy.mm;
 	f.address = copy.address;
 	f.before = copy.before;
-	f.after = satisfied(entry, copy.write) ? entry : 0;
+	f.after = entry;
 	f.target = copy.target;
 	f.cpu = copy.cpu;
 	f.thread = tid;
@@ -197,7 +197,7 @@ static __always_inline void overtake(struct control *c, struct cpu *cpu, u32 num
 	c->blocked++;
 }
 
-static __always_inline void resolve(struct control *c, struct cpu *cpu, u32 number, u64 next_task, u64 next_address)
+static __always_inline void resolve(struct control *c, struct cpu *cpu, u32 number, u64 next_task)
 {
 	u32 epoch = c->epoch, index = cpu->pending_record, target = cpu->pending_target;
 	u64 entry = fault_entry(c, cpu, cpu->pending_pgd, cpu->pending_address);
@@ -229,8 +229,8 @@ static __always_inline void resolve(struct control *c, struct cpu *cpu, u32 numb
 	if (cpu->pending_task != next_task)
 		overtake(c, cpu, number);
 #if FAULTS
-	else if (cpu->pending_address >> PAGE_SHIFT != next_address >> PAGE_SHIFT)
-		count_pending(c, cpu, number, 0); /* it left nothing, or what it left is gone; the same page is a retry */
+	else /* it is over, for the same thread is in the next one: what it left is gone, or is not all that it wanted */
+		count_pending(c, cpu, number, entry);
 #endif
 }
 
@@ -308,7 +308,7 @@ static __always_inline int on_fault(struct bpf_raw_tracepoint_args *ctx, bool us
 	if (!target || !enter(cpu))
 		return 0;
 	if (cpu->pending_open)
-		resolve(c, cpu, number, task, address);
+		resolve(c, cpu, number, task);
 	cpu->pending_open = 0;
 #if FAULTS
 	if (c->blocked)
@@ -364,7 +364,6 @@ int settle_faults(struct bpf_raw_tracepoint_args *ctx)
 	if (!satisfied(entry, cpu->pending_write)) {
 		if (!it->gone && !moved_on(c, cpu->pending_task, cpu->pending_ip != 0))
 			return 0;
-		entry = 0;
 	}
 	count_pending(c, cpu, number, entry);
 	cpu->pending_open = 0;

@@ -46,7 +46,7 @@ MACHINES: dict[str, tuple[str, str, str]] = {
     "newest tiers": (
         "newest",
         "tiers",
-        "tests/tiers tests/kernel/test_hooks_needed.py -k 'tiers or migrat or left_out'",
+        f"tests/tiers tests/kernel/test_hooks_needed.py {_MIGRATION}",
     ),
 }
 """Name -> series of the kernel, shape, arguments for pytest in the guest.
