@@ -56,6 +56,15 @@ static __always_inline u32 bin_of(u64 entry)
 	return nodes ? nodes->bin[block_of(entry)] / BIN_STEP & (BINS - 1) : NOWHERE;
 }
 
+/* Its address space has not come to an end, after which its page tables may be anything. */
+static __always_inline bool is_alive(u32 number)
+{
+	u32 slot = number % TARGETS;
+	struct target *target = targets.lookup(&slot);
+
+	return target && target->number == number;
+}
+
 #if FAULTS
 /* tracer/model/events.py */
 enum fault_kind { KIND_NEW, KIND_HUGE, KIND_COW, KIND_HINT, KIND_MAJOR, KIND_OTHER };
@@ -106,15 +115,6 @@ static __always_inline void count_fault(const struct control *c, struct cpu *cpu
 
 	if (record)
 		record->faults[bin & (BINS - 1)]++;
-}
-
-/* Its address space has not come to an end, after which its page tables may be anything. */
-static __always_inline bool is_alive(u32 number)
-{
-	u32 slot = number % TARGETS;
-	struct target *target = targets.lookup(&slot);
-
-	return target && target->number == number;
 }
 
 /*
@@ -226,6 +226,8 @@ static __always_inline void resolve(struct control *c, struct cpu *cpu, u32 numb
 		return;
 	}
 	record->unresolved++;
+	if (!is_alive(target)) /* nobody will ask for it */
+		return;
 	if (cpu->pending_task != next_task)
 		overtake(c, cpu, number);
 #if FAULTS
@@ -335,7 +337,7 @@ struct settlement {
 	u32 thread; /* of an overtaken fault, or 0 */
 	u32 majors; /* of that thread, now */
 	u32 gone;   /* 1: the thread has ended */
-	u32 pad;
+	u32 pending; /* of the CPU's fault, when it was looked at */
 };
 BPF_F_TABLE("array", u32, struct settlement, settlement, 1, BPF_F_MMAPABLE);
 
@@ -362,7 +364,7 @@ int settle_faults(struct bpf_raw_tracepoint_args *ctx)
 	entry = fault_entry(c, cpu, cpu->pending_pgd, cpu->pending_address);
 	opaque(entry);
 	if (!satisfied(entry, cpu->pending_write)) {
-		if (!it->gone && !moved_on(c, cpu->pending_task, cpu->pending_ip != 0))
+		if (!(it->gone && it->pending == cpu->pending_tid) && !moved_on(c, cpu->pending_task, cpu->pending_ip != 0))
 			return 0;
 	}
 	count_pending(c, cpu, number, entry);

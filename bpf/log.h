@@ -84,8 +84,11 @@ struct cpu {
 	u64 doubt_call;  /* of the last one: system call number, -1: none, and thread */
 	u64 doubt_tid;
 	/* a look at all targets, which goes on from program to program (migrate.c) */
-	u32 scan_next;
+	u32 scan_next; /* group */
+	u32 scan_group;
 	u32 scan_pages;
+	u32 pad3;
+	u64 scan_matches; /* slots of scan_group that are still to be dealt with, a bit each */
 	/* the VMA last looked up (maple.h) */
 	u64 vma;
 	u64 vma_list;
@@ -94,7 +97,7 @@ struct cpu {
 	u64 last_mm;     /* its mm */
 	u32 last_slot;   /* of the target that this is, or NO_SLOT */
 	u32 generation;  /* of these three */
-	u64 pad[5];      /* CPUs do not share cache lines */
+	u64 pad[3];      /* CPUs do not share cache lines */
 };
 
 struct overtaken {

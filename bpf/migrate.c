@@ -4,15 +4,21 @@
  * target's when the target's own entry at that address is the one that the event shows. They fire under the page table
  * lock, after the entry was written, once for each place where a page is mapped.
  *
- * All targets are looked at, GROUP slots a program: the first one found is dealt with, and a tail call goes on behind it.
+ * All targets are looked at, GROUP slots a program; a tail call goes on with those that match, or with the next group.
  *
  * FLOWS: the page is followed from the event that takes it away to the one that puts the new page in its place, by
  * target and address. Forked twins map the same page at the same address, so each one's event matches the other as
  * well: the pair is made twice and ended once, and so is counted once.
  */
 #define NO_REASON (REASONS - 1)
-#define SCAN_SET 1
-#define SCAN_REMOVED 2
+#define MIGRATION_FIRST_BIT 9 /* of a swap entry's offset: SWP_OFFSET_FIRST_BIT, arch/x86/include/asm/pgtable_64.h */
+#define MATCHES 4 /* targets dealt with by one program */
+
+/* Slots of the program array; tracer/kernel/hooks.py fills them. */
+#define SCAN_SET 0
+#define SCAN_REMOVED 1
+#define DEAL_SET 2
+#define DEAL_REMOVED 3
 
 struct place {
 	u64 page; /* address */
@@ -22,7 +28,11 @@ struct place {
 BPF_PROG_ARRAY(scan_again, 4);
 
 #if FLOWS
-BPF_HASH(leaving, struct place, u64, 65536); /* physical address of the page that is being taken away */
+/*
+ * Physical address of the page that is being taken away. Few are under way at a time; one whose mapping is removed
+ * meanwhile stays behind, and makes room when it is the oldest.
+ */
+BPF_TABLE("lru_hash", struct place, u64, leaving, 65536);
 BPF_HASH(migrating, u32, u32, 16384);        /* by thread: why it migrates pages */
 
 /*
@@ -50,8 +60,7 @@ static __always_inline void leave_page(const struct control *c, struct cpu *cpu,
 	struct place place = {.page = address, .target = target->number};
 	u64 page = leaving_page(c, entry);
 
-	if (leaving.update(&place, &page))
-		cpu->dropped++;
+	leaving.update(&place, &page);
 }
 
 static __always_inline void arrive(const struct control *c, struct cpu *cpu, u32 number, const struct target *target,
@@ -85,92 +94,148 @@ static __always_inline void arrive(const struct control *c, struct cpu *cpu, u32
 }
 #endif
 
-/* The slot of the next target whose entry at the address is the given one, TARGETS when there is none in this group. */
-static __always_inline u32 matching_slot(const struct control *c, u32 first, u64 address, u64 entry)
+/*
+ * Note which of a group's slots, a bit each, hold a target whose entry at the address is the given one. Straight into
+ * the map, whose content the verifier does not follow: it would go on with each set of slots by itself.
+ */
+static __always_inline void match(const struct control *c, struct cpu *cpu, u32 group, u64 address, u64 entry)
 {
+	/*
+	 * The same page, or the same migration entry to its last bit. Access and dirty bits of an entry that is present may
+	 * be set by the CPU between the write and this read.
+	 */
+	u64 mask = entry & (ENTRY_PRESENT | ENTRY_PROT_NONE) ? c->paging.address : ~0ULL << MIGRATION_FIRST_BIT;
+
 	for (u32 i = 0; i < GROUP; i++) {
-		u32 slot = (first & ~(GROUP - 1)) + i, passed;
-		struct target *target;
+		u32 slot = group * GROUP + i;
+		struct target *target = targets.lookup(&slot);
 		u64 found;
 
-		passed = (slot - first) >> 31;
-		opaque(passed);
-		if (passed)
-			continue;
-		target = targets.lookup(&slot);
 		if (!target || !target->mm)
 			continue;
 		found = leaf_entry(&c->paging, target->pgd, address);
-		/* Access and dirty bits may be set by the CPU between the write and this read. */
-		if (found && !((found ^ entry) & c->paging.address))
-			return slot;
+		if (found && !((found ^ entry) & mask))
+			cpu->scan_matches |= 1ULL << i;
 	}
-	return TARGETS;
+}
+
+/* The number of the lowest bit that is set. */
+static __always_inline u32 lowest(u64 bits)
+{
+	u32 at = 0, step;
+
+	for (u32 width = 32; width; width >>= 1) {
+		step = (((bits & ((1ULL << width) - 1)) - 1) >> 63) * width; /* none of the lower ones */
+		opaque(step);
+		bits >>= step;
+		at += step;
+	}
+	return at & (GROUP - 1);
 }
 
 /*
- * The first slot from the given one on that may be in use: that one, or the first of a group. Without branches, so that
- * the verifier has one way to follow.
+ * The first group from the given one on that has a target, GROUPS when there is none. Without branches, so that the
+ * verifier has one way to follow.
  */
-static __always_inline u32 occupied(const struct control *c, u32 slot)
+static __always_inline u32 occupied(const struct control *c, u32 group)
 {
-	u64 own = slot / GROUP, found = TARGETS, take;
+	u64 first = group, found = GROUPS, take;
 
 	for (u32 i = GROUPS; i-- > 0;) {
-		take = ((0 - (u64)c->live[i]) >> 63) & ((own - i - 1) >> 63); /* live[i] != 0 and i >= own */
+		take = ((0 - (u64)c->live[i]) >> 63) & ((first - i - 1) >> 63); /* live[i] != 0 and i >= first */
 		opaque(take);
 		take = 0 - take;
-		found = (found & ~take) | (i * GROUP & take);
+		found = (found & ~take) | (i & take);
 	}
-	return found < slot ? slot : found;
+	return found;
 }
 
-static __always_inline int scan(struct bpf_raw_tracepoint_args *ctx, bool removed)
+static __always_inline void deal_with(const struct control *c, struct cpu *cpu, u32 number, u32 slot, u64 address,
+				      u64 entry, bool removed)
 {
-	u64 address = ctx->args[0], entry = ctx->args[1];
+	struct target *target = targets.lookup(&slot);
+	u32 index;
+
+	if (!target)
+		return;
+	touch(cpu, number, c->epoch, target->number, address >> REGION_SHIFT, &index);
+#if FLOWS
+	if (removed)
+		arrive(c, cpu, number, target, address, entry);
+	else
+		leave_page(c, cpu, target, address, entry);
+#endif
+}
+
+/* Go on with another program; `cpu` is left when there is none. */
+static __always_inline int go_on(struct bpf_raw_tracepoint_args *ctx, struct cpu *cpu, u32 program)
+{
+	scan_again.call(ctx, program);
+	cpu->dropped++; /* a chain of tail calls has an end: too many groups, or too many who map the page */
+	leave(cpu);
+	return 0;
+}
+
+static __always_inline int scan(struct bpf_raw_tracepoint_args *ctx, u32 deal)
+{
 	struct control *c = get_control();
-	u32 number, index, slot;
-	struct target *target;
+	u32 number, group;
 	struct cpu *cpu;
 
 	cpu = this_cpu(&number);
 	if (!c || !cpu)
 		return 0;
-	slot = occupied(c, cpu->scan_next);
-	if (slot >= TARGETS) {
+	group = occupied(c, cpu->scan_next);
+	if (group >= GROUPS) {
 		leave(cpu);
 		return 0;
 	}
-	/* Without these two the verifier follows each group, and each slot of it, by itself. */
-	opaque(slot);
-	cpu->scan_next = (slot & ~(GROUP - 1)) + GROUP;
-	slot = matching_slot(c, slot, address, entry);
-	opaque(slot);
-	target = targets.lookup(&slot);
-	if (target) {
-		cpu->scan_next = slot + 1;
-		touch(cpu, number, c->epoch, target->number, address >> REGION_SHIFT, &index);
-#if FLOWS
-		if (removed)
-			arrive(c, cpu, number, target, address, entry);
-		else
-			leave_page(c, cpu, target, address, entry);
-#endif
+	cpu->scan_group = group;
+	cpu->scan_next = group + 1;
+	match(c, cpu, group, ctx->args[0], ctx->args[1]);
+	return go_on(ctx, cpu, deal);
+}
+
+static __always_inline int deal(struct bpf_raw_tracepoint_args *ctx, bool removed)
+{
+	struct control *c = get_control();
+	struct cpu *cpu;
+	u64 matches;
+	u32 number;
+
+	cpu = this_cpu(&number);
+	if (!c || !cpu)
+		return 0;
+	for (u32 i = 0; i < MATCHES; i++) {
+		matches = cpu->scan_matches;
+		if (!matches)
+			break;
+		deal_with(c, cpu, number, cpu->scan_group * GROUP + lowest(matches), ctx->args[0], ctx->args[1], removed);
+		cpu->scan_matches = matches & (matches - 1);
 	}
-	scan_again.call(ctx, removed ? SCAN_REMOVED : SCAN_SET);
-	cpu->dropped++; /* a chain of tail calls has an end: too many targets */
-	leave(cpu);
-	return 0;
+	if (cpu->scan_matches)
+		return go_on(ctx, cpu, removed ? DEAL_REMOVED : DEAL_SET);
+	return go_on(ctx, cpu, removed ? SCAN_REMOVED : SCAN_SET);
 }
 
 int scan_set(struct bpf_raw_tracepoint_args *ctx)
 {
-	return scan(ctx, false);
+	return scan(ctx, DEAL_SET);
 }
 
 int scan_removed(struct bpf_raw_tracepoint_args *ctx)
 {
-	return scan(ctx, true);
+	return scan(ctx, DEAL_REMOVED);
+}
+
+int deal_set(struct bpf_raw_tracepoint_args *ctx)
+{
+	return deal(ctx, false);
+}
+
+int deal_removed(struct bpf_raw_tracepoint_args *ctx)
+{
+	return deal(ctx, true);
 }
 
 static __always_inline int migrated(struct bpf_raw_tracepoint_args *ctx, u32 program, u32 pages)
@@ -183,6 +248,7 @@ static __always_inline int migrated(struct bpf_raw_tracepoint_args *ctx, u32 pro
 	if (!c || !cpu || !c->alive || !enter(cpu))
 		return 0;
 	cpu->scan_next = 0;
+	cpu->scan_matches = 0;
 	cpu->scan_pages = pages;
 	scan_again.call(ctx, program);
 	leave(cpu);

@@ -56,12 +56,12 @@ static __always_inline void mark_pending(struct cpu *cpu, u32 number, u32 epoch)
 }
 
 /* A fault that slept and went on elsewhere: it is in `blocked`, or still the last one of the CPU where it began. */
-static __always_inline bool mark_elsewhere(struct cpu *cpu, u32 number, u32 epoch, u64 task)
+static __always_inline bool mark_elsewhere(struct cpu *cpu, u32 number, u32 epoch, u64 task, u32 target)
 {
 	u32 tid = (u32)bpf_get_current_pid_tgid(), index;
 	struct overtaken *it = blocked.lookup(&tid);
 
-	if (it) {
+	if (it && it->target == target) { /* or else of a thread that had this id before */
 		touch(cpu, number, epoch, it->target, it->address >> REGION_SHIFT, &index);
 		return true;
 	}
@@ -69,7 +69,7 @@ static __always_inline bool mark_elsewhere(struct cpu *cpu, u32 number, u32 epoc
 		u32 other = i;
 		struct cpu *begun = cpus.lookup(&other);
 
-		if (begun && begun->pending_task == task) {
+		if (begun && begun->pending_task == task && begun->pending_target == target) {
 			touch(cpu, number, epoch, begun->pending_target, begun->pending_address >> REGION_SHIFT, &index);
 			return true;
 		}
@@ -160,7 +160,7 @@ static __always_inline void explain(const struct control *c, struct cpu *cpu, u3
 	}
 	if (c->registers && read_u64(task + TASK_MM) == target->mm) {
 		read_call(c, task, &call);
-		if ((s64)call.number == -1 ? mark_elsewhere(cpu, number, epoch, task)
+		if ((s64)call.number == -1 ? mark_elsewhere(cpu, number, epoch, task, target->number)
 					   : range_of_call(cpu, number, epoch, target->number, &call))
 			return;
 	}

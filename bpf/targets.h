@@ -21,7 +21,8 @@ struct target {
 	u64 mm;  /* 0: free */
 	u64 pgd;
 	u32 tgid;
-	u32 number; /* the session's name for this address space, never used twice: number % TARGETS is the slot */
+	u32 number; /* the session's name for this address space; number % TARGETS is the slot, and the rest how often that
+		       was used, so that no name comes again within a million uses */
 	u64 uses;
 	u64 unexplained; /* changes that nobody located */
 };
@@ -119,6 +120,7 @@ static __always_inline u32 admit(struct control *c, u64 mm, u32 tgid)
 	if (!target)
 		return 0;
 	target->uses++;
+	target->uses += !(target->uses & (~0U / TARGETS)); /* no number is 0 */
 	target->pgd = read_u64(mm + MM_PGD);
 	target->tgid = tgid;
 	target->unexplained = 0;

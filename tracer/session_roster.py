@@ -79,7 +79,7 @@ class Roster:
             self._named |= named
         if self._cgroup is not None:
             members = set(processes.members(self._cgroup)) - {os.getpid()}
-            self._take(members)
+            self._take(members, breed=True)
             for pid in (self._members - members - self._named) & set(self.processes):
                 if not self.exited(self.processes[pid]):
                     self.leave(pid)
@@ -95,30 +95,34 @@ class Roster:
         self._births, self._searched = births, now
         return True
 
-    def _take(self, pids: Iterable[int]) -> None:
+    def _take(self, pids: Iterable[int], breed: bool = False) -> None:
         for pid in sorted(set(pids) - set(self.processes)):
             # It may be gone again, or be a kernel thread, which has no memory of its own.
             with contextlib.suppress(TargetGone):
                 process = Process(pid)
                 try:
-                    self._start(process)
+                    self._start(process, breed)
                 except BaseException:
                     process.close()
                     raise
                 self.processes[pid] = process
 
-    def _start(self, process: Process) -> None:
-        """Trace the present address space of a process."""
+    def _start(self, process: Process, breeds: bool = False) -> None:
+        """Trace the present address space of a process. breeds: trace its children, too, whatever was selected."""
         if self._hooks is None:
             self.poll(process)
             return
-        self._hooks.follow(process.pid, self._selection.follow_forks or self._cgroup is not None)
-        pagemap = Pagemap(process.pid)
+        self._hooks.follow(process.pid, self._selection.follow_forks or breeds)
         try:
-            mm = self._mm_behind(pagemap)
-            self._work(process, pagemap, mm, self._hooks.add(mm, process.pid))
+            pagemap = Pagemap(process.pid)
+            try:
+                mm = self._mm_behind(pagemap)
+                self._work(process, pagemap, mm, self._hooks.add(mm, process.pid))
+            except BaseException:
+                pagemap.close()
+                raise
         except BaseException:
-            pagemap.close()
+            self._hooks.unfollow(process.pid)
             raise
 
     def poll(self, process: Process) -> Poller:
@@ -167,6 +171,8 @@ class Roster:
         except TargetGone:
             return False
         self.processes[birth.pid] = process
+        if self._cgroup is not None and not self._selection.follow_forks:
+            self._members.add(birth.pid)  # as its parent was; if it is not, it leaves at the next look
         return True
 
     def _pagemap_of(self, birth: Birth) -> Pagemap | None:

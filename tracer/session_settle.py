@@ -79,7 +79,7 @@ class _Audit:
     """A walk over everything that does not wait for events, a part at a time. at: how many regions are done.
 
     doubts: what it will have cleared up: the counts of unexplained changes and of lost events when it began. rss: of
-    the target then; untouched: it has been the same ever since.
+    the target then.
     """
 
     found: Survey

@@ -14,6 +14,7 @@ import pytest
 
 from tests.kernel import machine, outside
 from tests.kernel.compare import difference
+from tests.kernel.family import Family, slot_address
 from tests.kernel.frames import Placed, moves, placed, vmstat
 from tests.kernel.happenings import failures, flows_of, machine_wide, reasons_of
 from tests.kernel.target import Target, read_truth
@@ -234,3 +235,28 @@ def test_nothing_moves_nothing_flows(world: World, session: Session) -> None:
     world.write(0, LENGTH)
     watched.look()
     assert not watched.flows(world.pid)
+
+
+def test_many_processes_map_the_same_pages(quiet_machine: None, nodes: list[int]) -> None:
+    """More than one program of the chain deals with, in one group of slots and in several."""
+    pages, children = 16, 80
+    with Family() as family:
+        family.ask(family.pid, "map", 1, pages * PAGE)
+        family.ask(family.pid, "small", 1)
+        family.ask(family.pid, "write", 1, 0, pages * PAGE)
+        for _ in range(children):
+            family.fork(family.pid)
+        start = slot_address(1)
+        with Session(Selection(family.live), OPTIONS) as session:
+            session.refresh()
+            before = {pid: placed(pid, start, pages * PAGE) for pid in family.live}
+            there = int(before[family.pid].nodes[0])
+            to = next((node for node in nodes if node != there), there)
+            outside.migrate_pages(family.pid, 1 << there, 1 << to)
+            sample = session.refresh()
+            for pid in family.live:
+                expected = moves(before[pid], placed(pid, start, pages * PAGE))
+                told = flows_of([sample], pid, start, start + pages * PAGE)
+                assert told == {(a, b, "syscall"): count for (a, b), count in expected.items()}
+                assert sum(told.values()) == (pages if to != there else 0)
+            assert not any(snapshot.trust.lost for snapshot in sample.snapshots)

@@ -55,6 +55,7 @@ OPTIONAL = (
     ("mm_collapse_huge_page", "collapsed"),
 )
 FLOWS = (("mm_migrate_pages_start", "migration_begins"), ("mm_migrate_pages", "migration_ends"))
+SCANS = ("scan_set", "scan_removed", "deal_set", "deal_removed")  # in the order of bpf/migrate.c
 FOLLOW_EXEC, FOLLOW_FORKS = 1, 2  # flags in the map `followed` of bpf/targets.h
 LOG_MEMORY = 64 << 20  # bytes for all logs together
 REMEMBERED = 4096  # slots per CPU that find a region's record again
@@ -113,7 +114,7 @@ class PreparedHooks:
             "BLOCK_SHIFT": tables.block_shift,
             "BLOCKS": tables.blocks,
             "NOWHERE": topology.nr_node_ids,
-            # The reason is the last argument; there was one less before 6.3, and the first is the context.
+            # The reason is the last argument; older kernels have one less, and the first is the context.
             "REASON_ARGUMENT": (btf.arguments("btf_trace_mm_migrate_pages") or 9) - 2,
         }
         self.compilation = Compilation(SOURCES, constants)
@@ -158,8 +159,8 @@ class Hooks:
         if self.detail.faults:
             self._settlement = programs.array("settlement")[0]
             self._settle = programs.load("settle_faults")
-        programs.chain("scan_set", "scan_again", 1)
-        programs.chain("scan_removed", "scan_again", 2)
+        for slot, function in enumerate(SCANS):
+            programs.chain(function, "scan_again", slot)
         self._blocked_seen = 0
         self._blocked: dict[int, tuple[Pending, int]] = {}
 
@@ -300,6 +301,9 @@ class Hooks:
         if self._control[0]["blocked"] != self._blocked_seen:
             self._blocked_seen = int(self._control[0]["blocked"])
             self._blocked = {tid: _overtaken(tid, it) for tid, it in self._programs.items("blocked")}
+            for tid in [tid for tid, (it, _) in self._blocked.items() if not self.alive(it.target)]:
+                if not self.detail.faults:  # else it is still to be counted, as a fault that left nothing
+                    self.forget(tid)
         for it, _ in self._blocked.values():
             found.setdefault(it.target, []).append(it)
         return found
@@ -315,7 +319,7 @@ class Hooks:
         gone: its thread has ended. majors: the thread's present count of major faults, None where it is not known.
         """
         settlement = self._settlement
-        settlement["gone"], settlement["thread"] = gone, 0
+        settlement["gone"], settlement["thread"], settlement["pending"] = gone, 0, it.thread
         if it.key[0] < 0:
             self._programs.run_on(self._settle, -1 - it.key[0])
             return

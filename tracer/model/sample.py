@@ -21,7 +21,7 @@ class Sample:
     snapshots: one per live target, by PID. ended: the last snapshot of each address space that came to an end (exit or
     exec) since the last sample, with the events since then; its pages are those last seen, and its VMAs are empty
     when it was gone before it could be looked at.
-    untraced: processes, since the session began, that should have been traced and were not: no room in the table.
+    untraced: how often, since the session began, there was no room for a process that should have been traced.
     migrated, failed: pages that the whole machine migrated or failed to migrate since the last sample, by reason; int64
     of shape (len(reasons),); None unless flows were asked for. Source: migrate:mm_migrate_pages (mm/migrate.c), the
     sum of which is what pgmigrate_success and pgmigrate_fail of /proc/vmstat count.

@@ -21,8 +21,8 @@ class Trust:
 
     settling: regions that were being changed while they were read and are shown as last read; 1 more for the VMA list.
     unexplained: changes of the target's RSS that no event located and no audit has covered yet.
-    lost: events that a full map or log dropped (every one of them also makes the target unexplained).
-    drift: pages by which an audit found the counters wrong since the session began.
+    lost: events that a full map or log dropped, of all targets together; each one leads to an audit of every target.
+    drift: pages by which counters were found wrong though nothing was in doubt, since the session began.
     oldest_read_s: seconds since the stalest count was confirmed (read, or shown unchanged by the hooks).
     """
 

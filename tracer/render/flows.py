@@ -45,10 +45,23 @@ def _vmas(rows: list[FlowRow], most: int, several: bool) -> Iterator[str]:
     columns = VmaColumns((row.place for row in shown), several)
     header = ["pages", "KiB", "failed", "from", "to", "reason", *columns.header]
     cells = (
-        [row.pages, row.kib, row.failed, f"N{row.source}", f"N{row.destination}", row.reason, *columns.cells(row.place)]
+        [
+            row.pages,
+            row.kib,
+            row.failed,
+            _node(row.source),
+            _node(row.destination),
+            row.reason,
+            *columns.cells(row.place),
+        ]
         for row in shown
     )
     yield from table(header, cells, left=["from", "to", "reason", *columns.left])
+
+
+def _node(number: int) -> str:
+    """A block of memory may hold pages of two nodes; then which one it is was not found out."""
+    return f"N{number}" if number >= 0 else "?"
 
 
 def _machine(period: Period[FlowSums]) -> Iterator[str]:
