@@ -1,9 +1,9 @@
 """The story of `make demo`, told inside a virtual machine with several nodes (it works as well on a real one, as root).
 
 A process interleaves its memory over all nodes; `numatrace maps --every` watches it; then half of the nodes' pages
-are migrated to the other half, and the next snapshots show it. At the end the kernel is asked, and its count must be
-the one that was shown. What it is not: a test of accuracy; those are in tests/kernel. Exit status 0, or 1 when the
-counts differ.
+are migrated to the other half, and the next snapshots show it. The kernel is asked, and its count must be the one that
+was shown. Then the pages are moved back, and `numatrace flows` says which went where and why. What it is not: a test of
+accuracy; those are in tests/kernel. Exit status 0, or 1 when the counts differ.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def main() -> int:
         _, pid, address = process.stdout.readline().split()
         print(f"ready {pid} {address}")
         same = _watch(pid, address, nodes)
+        _flows(pid, nodes)
         process.stdin.close()
     return 0 if same else 1
 
@@ -73,6 +74,19 @@ def _watch(pid: str, address: str, nodes: list[int]) -> bool:
     return same
 
 
+def _flows(pid: str, nodes: list[int]) -> None:
+    """Let the pages go back, and show where they went and why."""
+    command = ["flows", "-p", pid, "--every", str(SECONDS), "--count", "2", "--vmas", "1"]
+    program = str(Path(sys.executable).parent / "numatrace")
+    _say("Where do pages go, and why? The same the other way round, watched by `numatrace flows` (half a minute):")
+    _command(["numatrace", *command])
+    with subprocess.Popen([program, *command], stdout=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stdout is not None
+        if _line_of("# flows", tracer.stdout):
+            _migrate(pid, nodes, back=True)
+        print(tracer.stdout.read(), end="", flush=True)
+
+
 def _line_of(address: str, stream: IO[str]) -> str:
     """The line of a mapping in the snapshot that comes next; empty when the output ends before.
 
@@ -81,13 +95,14 @@ def _line_of(address: str, stream: IO[str]) -> str:
     return next((line.rstrip("\n") for line in stream if line.startswith(address)), "")
 
 
-def _migrate(pid: str, nodes: list[int]) -> None:
+def _migrate(pid: str, nodes: list[int], back: bool = False) -> None:
     half = len(nodes) // 2
-    command = ["migratepages", pid, _list(nodes[:half]), _list(nodes[half:])]
+    first, second = _list(nodes[:half]), _list(nodes[half:])
+    command = ["migratepages", pid, *((second, first) if back else (first, second))]
     _say("Now the kernel is told to move the pages of one half of the nodes to the other half:")
     _command(command)
     subprocess.run(command, check=True)
-    _say("The next snapshots, from the events that told numatrace where to look again:")
+    _say("What numatrace says then, from the events that told it where to look again:")
 
 
 def _pages(line: str) -> dict[str, str]:
