@@ -30,24 +30,20 @@ def _kernel(*names: str, but: str = "TestCache") -> str:
 
 
 # Left out of guests: what users are told, and the cache of programs, depend on the command and not on the kernel, and a
-# start of the command or of clang takes a guest a minute; of the hooks that are needed, those that one node can show.
+# start of the command or of clang takes a guest a minute. A list of VMAs that never stands still is left out as well: a
+# tracepoint that is switched on in code that another emulated CPU runs all the time makes that CPU hang.
 _COUNTS = ("exact", "format", "numa_maps_form", "oracle", "readers", "walk", "hooks")
 _EVENTS = ("flows", "faults")
-_MIGRATION = "-k 'tiers or migrat or left_out'"
 _LIVES = ("family", "processes")
 
 MACHINES: dict[str, tuple[str, str, str]] = {
-    "6.1 4-nodes": ("6.1", "4-nodes", _kernel(*_COUNTS, *_EVENTS, *_LIVES, "vmas")),
-    "newest 4-nodes": ("newest", "4-nodes", _kernel(*_COUNTS, *_EVENTS, *_LIVES)),
+    "6.1 4-nodes": ("6.1", "4-nodes", _kernel(*_COUNTS, *_EVENTS, *_LIVES, "vmas", but="TestCache or never_stands")),
+    "newest 4-nodes": ("newest", "4-nodes", _kernel(*_COUNTS, *_EVENTS, *_LIVES, "hooks_needed")),
     "6.12 4-nodes": ("6.12", "4-nodes", _kernel(*_COUNTS, *_EVENTS, "doubts", but="TestCache or stopped_tracer")),
     "newest hole": ("newest", "hole", _kernel("exact", "format", *_EVENTS)),
     "6.12 many": ("6.12", "many", _kernel("format", "hooks", "walk")),
     "6.12 tiers": ("6.12", "tiers", "tests/tiers"),
-    "newest tiers": (
-        "newest",
-        "tiers",
-        f"tests/tiers tests/kernel/test_hooks_needed.py {_MIGRATION}",
-    ),
+    "newest tiers": ("newest", "tiers", "tests/tiers"),
 }
 """Name -> series of the kernel, shape, arguments for pytest in the guest.
 
