@@ -103,6 +103,7 @@ class Watch:
         self._progress = Progress(arguments.quiet)
         self._interrupts = Interrupts(patient=pace.sums)
         self._told = False
+        self._awaiting = False
         self._notes_said = 0
 
     def run(self) -> int:
@@ -208,6 +209,7 @@ class Watch:
             sample = session.refresh()
             self._progress.clear()
             self._say(session.notes)
+            self._say_who_is_awaited(sample)
             # First: an interrupt while it is being printed finds something told.
             now = self._clock()
             self._told |= self._view.take(sample, now - before)
@@ -221,6 +223,16 @@ class Watch:
                     return
             if last_looks or not self._wait(session, beats.next()):
                 last_looks += 1
+
+    def _say_who_is_awaited(self, sample: Sample) -> None:
+        """Once, when nobody is there yet: else there would be nothing to see, for a name that was mistyped as well."""
+        selection = self._target.selection
+        single = self._pace.every_s is None and not self._pace.sums
+        if self._awaiting or sample.snapshots or single or not selection.open_ended:
+            return
+        self._awaiting = True
+        if not self._arguments.quiet:
+            note(f"no process {_where(selection)} yet; waiting for one (Ctrl-C ends it)")
 
     def _has_something_to_show(self, sample: Sample) -> bool:
         """Of a process that is just executing another program there is no placement: look again a beat later.
