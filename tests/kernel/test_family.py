@@ -18,6 +18,7 @@ from tests.kernel.compare import difference
 from tests.kernel.family import Family
 from tests.kernel.target import Target, read_truth, wait_asleep
 from tests.kernel.world import World
+from tracer.errors import NumatraceError
 from tracer.kernel.procfs import TargetGone
 from tracer.model.sample import Sample
 from tracer.model.selection import Selection
@@ -281,3 +282,26 @@ def wait_for_child(pid: int) -> int:
             return int(found[0])
         time.sleep(0.001)
     raise AssertionError("no child")
+
+
+def test_no_room_is_said_and_does_no_harm(family: Family) -> None:
+    """The table of address spaces is filled up with ones that do not exist; then a child is born."""
+    with Session(Selection((family.pid,), follow_forks=True), HOOKED) as session:
+        check(session.refresh(), family.live)
+        assert session._machinery is not None
+        hooks = session._machinery.hooks
+        assert hooks is not None
+        room = len(hooks._targets) - 1
+        numbers = [hooks.add((at + 1) << 12, 1) for at in range(room)]
+        with pytest.raises(NumatraceError, match="no more can be"):
+            hooks.add(1 << 40, 1)
+        told = hooks.untraced()
+        (child,) = family.fork(family.pid)
+        sample = session.refresh()
+        assert [snapshot.pid for snapshot in sample.snapshots] == [family.pid]
+        assert sample.untraced == told + 1
+        for number in numbers:
+            hooks.remove(number)
+        family.ask(child, "exec", 1)  # now there is room
+        session.refresh()
+        assert [snapshot.pid for snapshot in session.refresh().snapshots] == sorted(family.live)
