@@ -239,7 +239,7 @@ def test_nothing_moves_nothing_flows(world: World, session: Session) -> None:
 
 def test_many_processes_map_the_same_pages(quiet_machine: None, nodes: list[int]) -> None:
     """More than one program of the chain deals with, in one group of slots and in several."""
-    pages, children = 16, 80
+    pages, children = 16, 40
     with Family() as family:
         family.ask(family.pid, "map", 1, pages * PAGE)
         family.ask(family.pid, "small", 1)

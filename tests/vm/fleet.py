@@ -34,11 +34,10 @@ def _kernel(*names: str, but: str = "TestCache") -> str:
 # tracepoint that is switched on in code that another emulated CPU runs all the time makes that CPU hang.
 _COUNTS = ("exact", "format", "numa_maps_form", "oracle", "readers", "walk", "hooks")
 _EVENTS = ("flows", "faults")
-_LIVES = ("family", "processes")
 
 MACHINES: dict[str, tuple[str, str, str]] = {
-    "6.1 4-nodes": ("6.1", "4-nodes", _kernel(*_COUNTS, *_EVENTS, *_LIVES, "vmas", but="TestCache or never_stands")),
-    "newest 4-nodes": ("newest", "4-nodes", _kernel(*_COUNTS, *_EVENTS, *_LIVES, "hooks_needed")),
+    "6.1 4-nodes": ("6.1", "4-nodes", _kernel(*_COUNTS, *_EVENTS, "family", "vmas", but="TestCache or never_stands")),
+    "newest 4-nodes": ("newest", "4-nodes", _kernel(*_COUNTS, *_EVENTS, "family", "hooks_needed")),
     "6.12 4-nodes": ("6.12", "4-nodes", _kernel(*_COUNTS, *_EVENTS, "doubts", but="TestCache or stopped_tracer")),
     "newest hole": ("newest", "hole", _kernel("exact", "format", *_EVENTS)),
     "6.12 many": ("6.12", "many", _kernel("format", "hooks", "walk")),
