@@ -172,20 +172,36 @@ static __always_inline struct record *note(struct cpu *cpu, u32 number, u32 epoc
 	return record;
 }
 
-/* The record of this kind, key and value in this epoch, made if there is none yet. */
+static __always_inline bool is_of(const struct remembered *seen, u32 epoch, u32 target, u32 kind, u64 key, u64 value)
+{
+	return seen->key == key && seen->epoch == epoch + 1 && seen->target == target && seen->value == value &&
+	       seen->kind == kind;
+}
+
+/*
+ * The record of this kind, key and value in this epoch, made if there is none yet. It is remembered in one of two places:
+ * with one, two records that share it and are wanted in turn, page by page, would fill the log.
+ */
 static __always_inline struct record *tally(struct cpu *cpu, u32 number, u32 epoch, u32 target, u32 kind, u64 key,
 					    u64 value, u32 *index)
 {
-	u64 hash = ((key >> 9 ^ key << 32 ^ value << 16 ^ kind) * 0x9E3779B97F4A7C15ULL) >> 40;
-	u32 slot = number * MEMORY + (hash & (MEMORY - 1));
-	struct remembered *seen = remembered.lookup(&slot);
+	/* With the target: processes of a family touch the same regions in turn. */
+	u64 hash = ((key >> 9 ^ key << 32 ^ value << 16 ^ (u64)target << 24 ^ kind) * 0x9E3779B97F4A7C15ULL) >> 40;
+	u32 slot = number * MEMORY + (hash & (MEMORY - 1)), other = slot ^ 1;
+	struct remembered *seen = remembered.lookup(&slot), *second;
 	struct record *record;
 
 	if (!seen)
 		return NULL;
-	if (seen->key == key && seen->epoch == epoch + 1 && seen->target == target && seen->value == value &&
-	    seen->kind == kind) {
+	if (is_of(seen, epoch, target, kind, key, value)) {
 		*index = seen->record;
+		return records.lookup(index);
+	}
+	second = remembered.lookup(&other);
+	if (!second)
+		return NULL;
+	if (is_of(second, epoch, target, kind, key, value)) {
+		*index = second->record;
 		return records.lookup(index);
 	}
 	record = append(cpu, number, epoch, index);
@@ -195,6 +211,8 @@ static __always_inline struct record *tally(struct cpu *cpu, u32 number, u32 epo
 	record->value = value;
 	record->kind = kind;
 	record->target = target;
+	if (seen->epoch == epoch + 1 && (second->epoch != epoch + 1 || second->record < seen->record))
+		seen = second; /* the older one makes room */
 	seen->key = key;
 	seen->value = value;
 	seen->kind = kind;
