@@ -27,7 +27,7 @@ NAMES_AGE_S = 1.0  # how long a process may go by a name before it is taken in, 
 
 
 class Roster:
-    """The processes of a session, by PID. `gone`: those that have left since they were last taken away.
+    """The processes of a session, by PID.
 
     Raises NumatraceError (`TargetGone` among them) from `begin` when a process that was named cannot be traced.
     """
@@ -156,20 +156,21 @@ class Roster:
         process = self.processes.get(birth.pid)
         if process is not None and isinstance(process.work, Settler) and process.work.number == birth.number:
             return True  # a member of the cgroup, say, that was found there before its birth was read
-        try:
-            fresh = process is None or self.exited(process)
-            if process is None or fresh:
-                process = Process(birth.pid)
-            pagemap = self._pagemap_of(birth)
-            if pagemap is None:
-                if fresh:
-                    process.close()
+        with contextlib.ExitStack() as undo:
+            try:
+                if process is None or self.exited(process):
+                    process = Process(birth.pid)
+                    undo.callback(process.close)
+                pagemap = self._pagemap_of(birth)
+                if pagemap is None:
+                    return False
+                process.drop_work()
+                process.comm = birth.comm
+                undo.callback(pagemap.close)
+                self._work(process, pagemap, birth.mm, birth.number)
+            except TargetGone:
                 return False
-            process.drop_work()
-            process.comm = birth.comm
-            self._work(process, pagemap, birth.mm, birth.number)
-        except TargetGone:
-            return False
+            undo.pop_all()
         self.processes[birth.pid] = process
         if self._cgroup is not None and not self._selection.follow_forks:
             self._members.add(birth.pid)  # as its parent was; if it is not, it leaves at the next look
@@ -181,11 +182,13 @@ class Roster:
         A process never goes back to an mm it has left, so if it has this one before and after, the file is of this one.
         """
         assert self._hooks is not None
-        pagemap = Pagemap(birth.pid)
-        if self._has(birth, pagemap) and self._hooks.alive(birth.number):
-            return pagemap
-        pagemap.close()
-        return None
+        with contextlib.ExitStack() as undo:
+            pagemap = Pagemap(birth.pid)
+            undo.callback(pagemap.close)
+            if not self._has(birth, pagemap) or not self._hooks.alive(birth.number):
+                return None
+            undo.pop_all()
+        return pagemap
 
     def _has(self, birth: Birth, pagemap: Pagemap) -> bool:
         assert self._machinery.tables is not None
@@ -194,13 +197,12 @@ class Roster:
         glance = self._machinery.tables.look(birth.mm)
         return int(glance["owner_tgid"]) == birth.pid and int(glance["owner_mm"]) == birth.mm
 
-    def leave(self, pid: int) -> Process:
+    def leave(self, pid: int) -> None:
         """Trace a process no more."""
         process = self.processes.pop(pid)
         if self._hooks is not None and not self.exited(process):  # else the PID may be another's by now
             self._hooks.unfollow(pid)
         process.close()
-        return process
 
     # --- being there ---
 

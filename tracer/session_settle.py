@@ -121,10 +121,6 @@ class Settler:
         self._pending = NONE
         self._still: State | None = None
         self._audit: _Audit | None = None
-        self._reset()
-
-    def _reset(self) -> None:
-        """Nothing is known yet."""
         self._table = SpanTable(self._nodes)
         self._layout: Layout | None = None
         self._lists: tuple[int, ...] | None = None
