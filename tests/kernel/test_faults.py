@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,11 @@ import pytest
 from tests.kernel import machine
 from tests.kernel.frames import vmstat
 from tests.kernel.happenings import faults_of, kinds_of
-from tests.kernel.target import Target
+from tests.kernel.traced import Traced, fight, traced_with
 from tests.kernel.world import HUGE, PAGE, World
 from tracer.model.events import Kind
 from tracer.model.policy import Mode
 from tracer.model.sample import Sample
-from tracer.model.selection import Selection
 from tracer.session import Options, Session
 
 NO_HUGE_PAGE, HUGE_PAGE, RANDOM = 15, 14, 1  # madvise(2)
@@ -25,18 +23,10 @@ OPTIONS = Options(hooks="tracepoint", reader="walk", threads=True)
 SHARE = 300
 
 
-@dataclass(frozen=True, slots=True)
-class Traced:
-    """A target, and the one session that traces it and its children through all tests."""
-
-    target: Target
-    session: Session
-
-
 @pytest.fixture(scope="module")
 def traced(quiet_machine: None) -> Iterator[Traced]:
-    with Target() as target, Session(Selection((target.pid,), follow_forks=True), OPTIONS) as session:
-        yield Traced(target, session)
+    with traced_with(OPTIONS) as it:
+        yield it
 
 
 @pytest.fixture
@@ -185,14 +175,9 @@ def test_hint_faults_are_those_that_the_kernel_counts(world: World, session: Ses
     with machine.numa_balancing():
         session.refresh()
         before = vmstat()
-        samples = []
-        words = ("fight", world.slot, 0, length, cpus[min(cpus)], cpus[max(cpus)], 12 if several else 1, 3000)
-        world.target.send(*words)
-        while world.target.busy():
-            session.wait(0.5)
-            samples.append(session.refresh())
-        world.target.receive(*words)
-        samples.append(session.refresh())
+        samples: list[Sample] = []
+        both = cpus[min(cpus)], cpus[max(cpus)]
+        fight(world, session, lambda: samples.append(session.refresh()), length, both, 12 if several else 1, 3000)
         counted = faults_of(samples, world.pid)
         hints = sum(n for (_, _, kind, _), n in counted.items() if kind is Kind.HINT)
         kernel = vmstat().get("numa_hint_faults", 0) - before.get("numa_hint_faults", 0)

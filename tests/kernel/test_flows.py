@@ -8,7 +8,6 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,8 @@ from tests.kernel.compare import difference
 from tests.kernel.family import Family, slot_address
 from tests.kernel.frames import Placed, moves, placed, vmstat
 from tests.kernel.happenings import failures, flows_of, machine_wide, reasons_of
-from tests.kernel.target import Target, read_truth
+from tests.kernel.target import read_truth
+from tests.kernel.traced import Traced, fight, traced_with
 from tests.kernel.world import ANON, HUGE, PAGE, SHARED, KernelLacks, World
 from tracer.model.policy import Mode
 from tracer.model.sample import Sample
@@ -34,18 +34,10 @@ NO_HUGE_PAGE, HUGE_PAGE = 15, 14  # madvise(2)
 OPTIONS = Options(hooks="tracepoint", reader="walk", flows=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Traced:
-    """A target, and the one session that traces it and its twins through all tests."""
-
-    target: Target
-    session: Session
-
-
 @pytest.fixture(scope="module")
 def traced(quiet_machine: None) -> Iterator[Traced]:
-    with Target() as target, Session(Selection((target.pid,), follow_forks=True), OPTIONS) as session:
-        yield Traced(target, session)
+    with traced_with(OPTIONS) as it:
+        yield it
 
 
 @pytest.fixture
@@ -215,13 +207,7 @@ def test_two_threads_fight_over_pages_under_numa_balancing(world: World, session
     with machine.numa_balancing():
         watched = Watched(world, session, length=length)
         seconds = 20 if len(world.nodes) > 1 else 2
-        words = ("fight", world.slot, 0, length, cpus[world.nodes[0]], cpus[max(cpus)], seconds, 4000)
-        world.target.send(*words)
-        while world.target.busy():
-            session.wait(0.5)
-            watched.look()
-        world.target.receive(*words)
-        watched.look()
+        fight(world, session, watched.look, length, (cpus[world.nodes[0]], cpus[max(cpus)]), seconds, 4000)
         assert not difference(read_truth(world.pid), one(watched.samples[-1], world.pid))
         told = reasons_of(watched.samples, world.pid)
         assert set(told) <= {"numa_misplaced"}

@@ -14,6 +14,7 @@ from tests.kernel.compare import difference
 from tests.kernel.frames import moves, placed, vmstat
 from tests.kernel.happenings import flows_of, machine_wide, reasons_of
 from tests.kernel.target import Target, read_truth
+from tests.kernel.traced import fight
 from tests.kernel.world import PAGE, World
 from tracer.kernel.tiers import memory_tiers
 from tracer.model.policy import Mode
@@ -113,13 +114,7 @@ def test_promotion_has_a_name_of_its_own(world: World, slow: int) -> None:
         session.refresh()
         stat = vmstat()
         samples: list[Sample] = []
-        words = ("fight", world.slot, 0, length, cpu, cpu, 15, 4000)
-        world.target.send(*words)
-        while world.target.busy():
-            session.wait(0.5)
-            samples.append(session.refresh())
-        world.target.receive(*words)
-        samples.append(session.refresh())
+        fight(world, session, lambda: samples.append(session.refresh()), length, (cpu, cpu), 15, 4000)
         told = reasons_of(samples, world.pid)
         assert set(told) == {"promotion"}
         assert told["promotion"] == grown(stat, "pgpromote_success") > 0
