@@ -64,20 +64,13 @@ def wait_asleep(pid: int, seconds: float = ANSWER_SECONDS) -> None:
         os.sched_yield()
 
 
-class Target:
-    """A running `placement`. `ask` sends a command and returns the values of its answer.
+class Driven:
+    """A workload that is told line by line what to do, and answers each line when all is done and at rest."""
 
-    static: the program without shared libraries, so that no other process of the machine maps pages of it.
-    """
-
-    def __init__(self, prefix: Sequence[str] = (), static: bool = False) -> None:
-        program = build_workloads() / ("placement-static" if static else "placement")
+    def __init__(self, program: Path, prefix: Sequence[str]) -> None:
         self._process = subprocess.Popen(
             [*prefix, str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
         )
-        self.child_pid: int | None = None
-        self.pid = int(self._answer("start").removeprefix("ready "))
-        wait_asleep(self.pid)
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +81,7 @@ class Target:
         self.close()
 
     def close(self) -> None:
-        """End the process, which ends its child too. It leaves at the end of its input."""
+        """End it, and with it all processes that it has made. It leaves at the end of its input."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()
@@ -98,6 +91,38 @@ class Target:
             if self._process.poll() is None:
                 self._process.kill()
                 self._process.wait()
+
+    def busy(self) -> bool:
+        """True while the command that was sent has not answered."""
+        assert self._process.stdout is not None
+        return not select.select([self._process.stdout], [], [], 0)[0]
+
+    def _answer(self, command: str) -> str:
+        assert self._process.stdout is not None
+        answer = b""
+        while not answer.endswith(b"\n"):
+            ready, _, _ = select.select([self._process.stdout], [], [], ANSWER_SECONDS)
+            if not ready:
+                raise AssertionError(f"no answer to {command!r}")
+            piece = os.read(self._process.stdout.fileno(), 65536)
+            if not piece:
+                raise AssertionError(f"the workload ended at {command!r}, exit code {self._process.wait()}")
+            answer += piece
+        return answer.decode("ascii").strip()
+
+
+class Target(Driven):
+    """A running `placement`. `ask` sends a command and returns the values of its answer.
+
+    static: the program without shared libraries, so that no other process of the machine maps pages of it.
+    """
+
+    def __init__(self, prefix: Sequence[str] = (), static: bool = False) -> None:
+        program = build_workloads() / ("placement-static" if static else "placement")
+        super().__init__(program, prefix)
+        self.child_pid: int | None = None
+        self.pid = int(self._answer("start").removeprefix("ready "))
+        wait_asleep(self.pid)
 
     def kill(self) -> None:
         """Kill it and wait for its end."""
@@ -113,11 +138,6 @@ class Target:
         """Begin a command and do not wait for its end: `receive` with the same words does."""
         assert self._process.stdin is not None
         self._process.stdin.write(" ".join(str(word) for word in words).encode("ascii") + b"\n")
-
-    def busy(self) -> bool:
-        """True while the command that was sent has not answered."""
-        assert self._process.stdout is not None
-        return not select.select([self._process.stdout], [], [], 0)[0]
 
     def receive(self, *words: object) -> str:
         """Wait for the end of the command that `send` began."""
@@ -137,19 +157,6 @@ class Target:
         for pid in (self.pid, self.child_pid):
             if pid is not None:
                 wait_asleep(pid)
-
-    def _answer(self, command: str) -> str:
-        assert self._process.stdout is not None
-        answer = b""
-        while not answer.endswith(b"\n"):
-            ready, _, _ = select.select([self._process.stdout], [], [], ANSWER_SECONDS)
-            if not ready:
-                raise AssertionError(f"no answer to {command!r}")
-            piece = os.read(self._process.stdout.fileno(), 65536)
-            if not piece:
-                raise AssertionError(f"the target ended at {command!r}, exit code {self._process.wait()}")
-            answer += piece
-        return answer.decode("ascii").strip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ def fight(
     seconds: int,
     turn_ms: int,
 ) -> None:
-    """Two threads want the same pages (`World.fight`). look: called every half second, and when both have ended."""
+    """Two threads want the same pages (placement.c). look: called every half second, and when both have ended."""
     words = ("fight", world.slot, 0, length, *cpus, seconds, turn_ms)
     world.target.send(*words)
     while world.target.busy():

@@ -162,16 +162,6 @@ class World:
         """End the threads of `pinned` and `pinned_read`; how many there were."""
         return int(self.ask(*_for_child(child), "join"))
 
-    def fight(
-        self, offset: int, length: int, cpus: tuple[int, int], seconds: int, turn_ms: int = 2500
-    ) -> tuple[int, int]:
-        """Two threads on two CPUs write all pages over and over, in turns; returns when both have ended.
-
-        turn_ms: 0 to let both at the pages at once. Returns how often each has written them all.
-        """
-        first, second = self.ask("fight", self.slot, offset, length, *cpus, seconds, turn_ms).split()
-        return int(first), int(second)
-
     def where(self, offset: int, length: int) -> dict[int, int]:
         """Node -> pages by move_pages(2), which the target asks itself: a second opinion from the kernel."""
         pairs = (pair.partition("=") for pair in self.ask("where", self.slot, offset, length).split())
