@@ -11,8 +11,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly PYTHON=/usr/bin/python3 # the one that python3-bpfcc belongs to
 readonly LOG=.cache/setup.log
 readonly RUN_PACKAGES=(python3 python3-venv python3-bpfcc python3-numpy)
-readonly TEST_PACKAGES=(busybox-static debian-archive-keyring e2fsprogs gcc kmod libc6-dev make numactl qemu-system-x86
-	udev zstd)
+readonly TEST_PACKAGES=(busybox-static chromium chromium-driver debian-archive-keyring e2fsprogs gcc kmod libc6-dev make
+	numactl qemu-system-x86 tmux udev zstd)
 readonly BENCH_PACKAGES=(bpftrace linux-perf)
 
 say() { printf 'setup: %s\n' "$*"; }
