@@ -18,7 +18,7 @@ from tracer.kernel.processes import namespace_pid
 from tracer.kernel.procfs import TargetGone
 from tracer.kernel.spelling import probe_spelling
 from tracer.model.policy import DEFAULT, F_NUMA_BALANCING, Policy, Spelling
-from tracer.model.snapshot import Refresh, Snapshot, Trust
+from tracer.model.snapshot import Refresh, Regions, Snapshot, Trust
 from tracer.model.state import State
 from tracer.model.vma import Vma
 from tracer.session_events import Attribution
@@ -54,6 +54,7 @@ class Process:
         self.comm = b""
         self.namespace_pid = pid
         self.printed: _Printed | None = None
+        self.regions: tuple[Regions, Regions] | None = None
 
     def name(self) -> None:
         """Look its name and its PID in a container up. Nothing changes when it is gone."""
@@ -67,7 +68,7 @@ class Process:
         """Its address space has come to an end."""
         if self.work is not None:
             self.work.close()
-        self.work, self.state, self.printed = None, None, None
+        self.work, self.state, self.printed, self.regions = None, None, None, None
 
     def close(self) -> None:
         """Let go of it."""
@@ -116,7 +117,17 @@ class Dresser:
             namespace_pid=process.namespace_pid,
             flows=self._attribution.flows(mine, rows) if self._options.flows else None,
             faults=self._attribution.faults(mine, rows) if self._options.faults or self._options.threads else None,
+            regions=self._regions(process, shown.regions),
         )
+
+    def _regions(self, process: Process, regions: Regions | None) -> Regions | None:
+        """Only the nodes with memory; the same object as long as the counts are the same."""
+        if regions is None:
+            return None
+        kept = process.regions
+        if kept is None or kept[0] is not regions:
+            kept = process.regions = regions, Regions(regions.address, regions.pages[:, list(self.node_ids)])
+        return kept[1]
 
     def _vmas(self, process: Process, state: State) -> tuple[Vma, ...]:
         """The VMAs with the policy in force: numa_maps shows the task's where a VMA has none (show_numa_map)."""

@@ -26,8 +26,8 @@ from tracer.kernel.pagemap import Pagemap
 from tracer.kernel.procfs import major_faults, resident_pages
 from tracer.kernel.walk import Survey
 from tracer.model.policy import DEFAULT
-from tracer.model.snapshot import Details, Trust
-from tracer.model.spans import RESTLESS, SpanTable
+from tracer.model.snapshot import Details, Regions, Trust
+from tracer.model.spans import RESTLESS, SpanTable, VmaList
 from tracer.model.state import State
 
 __all__ = ["Budget", "Settler"]
@@ -115,6 +115,8 @@ class Settler:
         self._nodes = machinery.topology.nr_node_ids
         self._drift = 0
         self._policy = DEFAULT
+        self._regions_shown: Regions | None = None
+        self._regions_of: VmaList | None = None
         self._calm = b""
         self._token = b""
         self._glance: Glance | None = None
@@ -441,7 +443,17 @@ class Settler:
         )
         task = self._policy if self._policy.mode else DEFAULT
         totals = self._table.totals.copy()
-        return State(self._layout.vmas, self._layout.own_policy, task, totals, trust, self._regions_read)
+        layout = self._layout
+        return State(layout.vmas, layout.own_policy, task, totals, trust, self._regions_read, self._regions())
+
+    def _regions(self) -> Regions | None:
+        """The counts of each region, where they are asked for: the same object as long as they are the same."""
+        if not self._machinery.options.regions:
+            return None
+        if self._regions_shown is None or self._regions_read or self._regions_of is not self._table.vmas:
+            self._regions_of = self._table.vmas
+            self._regions_shown = Regions(self._table.address.copy(), self._table.counts.copy())
+        return self._regions_shown
 
     def vma_rows(self, addresses: Int64s) -> Int64s:
         """The row of the VMA that holds each address, -1 where none does."""

@@ -33,6 +33,7 @@ class Options:
     flows: bool = False
     faults: bool = False
     threads: bool = False
+    regions: bool = False
 
 
 Step = Sample | Snapshot | BaseException | Callable[[], Sample | Snapshot]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tracer.model.events import Faults, Flows
 from tracer.model.policy import DEFAULT, MODE_FLAGS, Mode, Policy, Spelling
 from tracer.model.sample import Sample
-from tracer.model.snapshot import Details, Refresh, Snapshot, Trust
+from tracer.model.snapshot import Details, Refresh, Regions, Snapshot, Trust
 from tracer.model.vma import Kind, Vma
 
 EXACT = Trust()
@@ -62,11 +62,13 @@ def snapshot(
     namespace_pid: int = 0,
     flows: Flows | None = None,
     faults: Faults | None = None,
+    regions: Regions | None = None,
+    time: datetime = TIME,
 ) -> Snapshot:
     """pages: one row per VMA, one column per node."""
     counts = np.array(pages, dtype=np.int64).reshape(len(vmas), len(node_ids))
     return Snapshot(
-        time=TIME,
+        time=time,
         pid=pid,
         comm=comm,
         hooks="tracepoint",
@@ -81,6 +83,7 @@ def snapshot(
         namespace_pid=namespace_pid,
         flows=flows,
         faults=faults,
+        regions=regions,
     )
 
 
@@ -101,6 +104,12 @@ def flows(rows: Sequence[Sequence[int]] = ()) -> Flows:
 def faults(rows: Sequence[Sequence[int]] = ()) -> Faults:
     """One row each: row of the VMA, node of the CPU, node of the page, kind, thread, count."""
     return Faults(*np.array(rows, dtype=np.int64).reshape(len(rows), 6).T)
+
+
+def regions(rows: Sequence[Sequence[int]] = (), nodes: int = 2) -> Regions:
+    """One row each: address, and the pages on each node."""
+    columns = np.array(rows, dtype=np.int64).reshape(len(rows), nodes + 1)
+    return Regions(columns[:, 0], columns[:, 1:])
 
 
 def undocumented(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> set[str]:

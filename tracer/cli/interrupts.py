@@ -1,4 +1,4 @@
-"""What an interrupt (Ctrl-C) and a request to end (SIGTERM) mean while something is watched."""
+"""What Ctrl-C, a request to end (SIGTERM) and a closed terminal (SIGHUP) mean while something is watched."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ _Saved = signal.Handlers | _Handler | int | None
 
 
 def _handle(handler: _Handler) -> dict[int, _Saved]:
-    """Set it for both signals. What was ignored when we were started (nohup, a background job) stays ignored."""
+    """Set it for all three. What was ignored when we were started (nohup, a background job) stays ignored."""
     return {
         number: signal.signal(number, handler)
-        for number in (signal.SIGINT, signal.SIGTERM)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         if signal.getsignal(number) is not signal.SIG_IGN
     }
 

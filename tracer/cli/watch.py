@@ -43,13 +43,15 @@ class Pace:
 
     sums: what is shown is what happened, not what is: it is shown when an interval is over, sampled at least every
     second, and complete also when the user interrupts. every_s None: never, or where it is not a sum, once, at once.
-    duration_s: seconds from the first sample to the last.
+    duration_s: seconds from the first sample to the last. patient: Ctrl-C, SIGTERM and a closed terminal end it after
+    the sample that is under way, as an ordinary end; a second one is an interrupt. Sums always are.
     """
 
     every_s: float | None = None
     count: int | None = None
     duration_s: float = math.inf
     sums: bool = False
+    patient: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Wants:
     flows: bool = False
     faults: bool = False
     threads: bool = False
+    regions: bool = False
 
 
 class View(Protocol):
@@ -101,7 +104,7 @@ class Watch:
         self._wants = wants or Wants()
         self._clock = clock
         self._progress = Progress(arguments.quiet)
-        self._interrupts = Interrupts(patient=pace.sums)
+        self._interrupts = Interrupts(patient=pace.sums or pace.patient)
         self._told = False
         self._awaiting = False
         self._notes_said = 0
@@ -125,6 +128,7 @@ class Watch:
             flows=wants.flows,
             faults=wants.faults,
             threads=wants.threads,
+            regions=wants.regions,
         )
 
     def _run_processes(self) -> int:
@@ -251,7 +255,7 @@ class Watch:
 
     def _wait(self, session: Session, seconds: float) -> bool:
         """As `Session.wait`, but a request to end is heard meanwhile."""
-        if not self._pace.sums:
+        if not self._pace.sums and not self._pace.patient:
             return session.wait(seconds)
         while not self._interrupts.requested:
             if not session.wait(min(seconds, _SLICE_S)):

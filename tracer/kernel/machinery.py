@@ -24,7 +24,7 @@ class Options:
     """The words of the command line. details: read `Details` for every snapshot (`--full`).
 
     audit_cpu: share of one CPU that audits may take, as a fraction. flows: follow each page that migrates. faults: tell
-    page faults apart by kind and place; threads: by thread, too.
+    page faults apart by kind and place; threads: by thread, too. regions: snapshots carry the counts of each region.
     """
 
     hooks: str = "auto"
@@ -35,6 +35,7 @@ class Options:
     flows: bool = False
     faults: bool = False
     threads: bool = False
+    regions: bool = False
 
 
 class Machinery:

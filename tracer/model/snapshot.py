@@ -12,7 +12,7 @@ from tracer.model.events import Faults, Flows
 from tracer.model.policy import Spelling
 from tracer.model.vma import Vma
 
-__all__ = ["Details", "Refresh", "Snapshot", "Trust"]
+__all__ = ["Details", "Refresh", "Regions", "Snapshot", "Trust"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,19 @@ class Details:
 
 
 @dataclass(frozen=True, slots=True)
+class Regions:
+    """Counts below the VMA, read only when asked for: where in a VMA its pages are.
+
+    A row per populated span, which is the part of an aligned 2 MiB of addresses that one VMA covers (a hugetlb page is
+    one span, whatever its size). address: int64 of shape (spans,), where each span begins, ascending; pages: int64 of
+    shape (spans, len(node_ids)). Both are shared between snapshots as long as nothing changes: do not write to them.
+    """
+
+    address: npt.NDArray[np.int64]
+    pages: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Placement of one target.
 
@@ -68,6 +81,7 @@ class Snapshot:
     spelling: how the kernel that was traced spells policies, so that text can equal its numa_maps.
     namespace_pid: the PID inside the process's own PID namespace (a container); `pid` where it is the same.
     flows, faults: what happened since the last snapshot of this target; None unless it was asked for.
+    regions: None unless they were asked for, and where nobody counts by region (without hooks).
     """
 
     time: datetime
@@ -85,3 +99,4 @@ class Snapshot:
     namespace_pid: int = 0
     flows: Flows | None = None
     faults: Faults | None = None
+    regions: Regions | None = None

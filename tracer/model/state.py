@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.model.policy import Policy
-from tracer.model.snapshot import Trust
+from tracer.model.snapshot import Regions, Trust
 from tracer.model.vma import Vma
 
 __all__ = ["State"]
@@ -19,6 +19,7 @@ class State:
     """vmas with their own policies; own_policy: False where the VMA has none and task_policy shows.
 
     totals: int64, shape (VMAs, node ids from 0). regions_read: how many regions the refresh read.
+    regions: as in `Snapshot`, with a column for each node id from 0.
     """
 
     vmas: tuple[Vma, ...]
@@ -27,3 +28,4 @@ class State:
     totals: npt.NDArray[np.int64]
     trust: Trust
     regions_read: int
+    regions: Regions | None = None
