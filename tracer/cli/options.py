@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import math
+import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tracer.cli.moments import FORMS, moment
 from tracer.errors import UsageError
 from tracer.model.selection import Selection
 
 __all__ = [
+    "FILE_USAGE",
     "TARGET_USAGE",
     "Target",
+    "add_file",
     "add_general",
+    "add_moments",
     "add_reading",
     "add_target",
     "count",
     "duration",
     "interval",
     "node",
+    "process_id",
+    "recording",
     "target",
     "whole",
 ]
 
 TARGET_USAGE = "(-p PID | --cgroup PATH | --name PATTERN | -- CMD [ARG ...]) [--follow-forks]"
+FILE_USAGE = "(-p PID | --cgroup PATH | --name PATTERN | -- CMD [ARG ...] | FILE) [--follow-forks]"
 
 _PID_MAX = 2**31 - 1
 _INTERVAL_MAX_S = 86_400.0
@@ -46,14 +55,19 @@ class Target:
         return len(selection.pids) > 1 or selection.follow_forks or selection.open_ended
 
 
-def add_target(parser: ArgumentParser) -> None:
-    """What to watch. The command of `-- CMD ARGS` never reaches argparse, which would take its options for ours."""
+def add_target(parser: ArgumentParser, file: bool = False) -> None:
+    """What to watch. The command of `-- CMD ARGS` never reaches argparse, which would take its options for ours.
+
+    file: whether it may be a recording, which `recording` then gives.
+    """
+    if file:
+        add_file(parser)
     group = parser.add_argument_group("what to watch", "or give a command to start and watch: -- CMD [ARG ...]")
     group.add_argument(
         "-p",
         "--pid",
         action="append",
-        type=_process_id,
+        type=process_id,
         default=[],
         metavar="PID",
         help="this process; may be given several times",
@@ -74,6 +88,25 @@ def add_target(parser: ArgumentParser) -> None:
         metavar="PATTERN",
         help="all processes of this name, also those that start later; * and ? stand for any letters: 'postgres*'",
     )
+
+
+def add_file(parser: ArgumentParser) -> None:
+    """A recording. As many words as there are, so that a command without -- is told from it."""
+    parser.add_argument(
+        "file",
+        nargs="*",
+        metavar="FILE",
+        help="a recording instead: a file that numatrace record wrote, or a directory of such files",
+    )
+
+
+def add_moments(parser: ArgumentParser, *names: tuple[str, str]) -> None:
+    """Options for moments of a recording. names: of each one the option and its help."""
+    group = parser.add_argument_group("when, in a recording", f"TIME is {FORMS.replace('%', '%%')}")
+    for name, text in names:
+        group.add_argument(name, type=moment, metavar="TIME", help=text)
+    # So that `--at -10s` is a value, as -10 would be: no option of ours begins with a digit.
+    parser._negative_number_matcher = re.compile(r"-[.\d]")
 
 
 def add_reading(parser: ArgumentParser) -> None:
@@ -134,6 +167,36 @@ def target(arguments: Namespace) -> Target:
     return Target(selection, command or ())
 
 
+def recording(arguments: Namespace) -> str | None:
+    """The recording that was given, None where it is live targets. UsageError for options that go with those only.
+
+    -p and --name go with a recording too: they choose among its targets.
+    """
+    files: list[str] = arguments.file
+    if not files:
+        return None
+    if len(files) > 1:
+        raise UsageError(
+            f"{arguments.verb_name} does not know what {' '.join(files)} is",
+            "give one recording at a time; a command to start goes after --",
+        )
+    for option in _live_only(arguments):
+        raise UsageError(f"{option} is about live processes and {files[0]} is a recording", "leave one of them away")
+    if arguments.name == "":
+        raise UsageError("--name is empty", "say which processes, or leave the option away")
+    return files[0]
+
+
+def _live_only(arguments: Namespace) -> Iterator[str]:
+    """Options that were given and cannot concern what has been recorded."""
+    if arguments.command is not None:
+        yield "a command after --"
+    for name in ("follow_forks", "cgroup", "hooks", "reader", "seed", "audit_cpu", "duration"):
+        # Not every verb has each of them. The default given in so many words does no harm.
+        if getattr(arguments, name, None) not in (None, False, "auto", _AUDIT_PERCENT / 100):
+            yield f"--{name.replace('_', '-')}"
+
+
 def _given(arguments: Namespace) -> list[str]:
     """The options that name processes. UsageError where one of them names none."""
     for option, text in (("--cgroup", arguments.cgroup), ("--name", arguments.name)):
@@ -143,7 +206,7 @@ def _given(arguments: Namespace) -> list[str]:
     return [option for option, value in present if value]
 
 
-def _process_id(text: str) -> int:
+def process_id(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and 0 < int(text) <= _PID_MAX):
         raise ArgumentTypeError(f"{text!r} is not a process id: give a whole number above 0, as ps shows it")
     return int(text)
