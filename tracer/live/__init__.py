@@ -1,0 +1,1 @@
+"""The terminal view: samples in, a screen out. The only room that knows Textual."""
