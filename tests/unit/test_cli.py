@@ -287,6 +287,8 @@ def test_json_of_several_targets_has_an_object_for_all(capfd: Capture, play: Pla
         (1043, 7, {"0": 10, "1": 0}),
     ]
     assert both == {
+        "type": "session",
+        "version": 1,
         "time": "2025-03-01T12:00:00.250000Z",
         "targets": 2,
         "totals": {"0": 13, "1": 4},

@@ -170,6 +170,8 @@ def test_flows_json() -> None:
     whose = {"pid": 42, "ns_pid": 9, "comm": "target"}
     counts = {"settling": 1, "unexplained": 2, "lost": 3, "drift": 4, "oldest_read_s": 0.5}
     assert json.loads(flows_report.json_line(flows_of(one))) == {
+        "type": "flows",
+        "version": 1,
         "time": "2025-03-01T12:00:00.250000Z",
         "seconds": 2.0,
         "flows": [

@@ -165,6 +165,8 @@ def test_json_has_the_documented_keys() -> None:
         namespace_pid=7,
     )
     assert json.loads(jsonl.line(shot, untraced=5)) == {
+        "type": "placement",
+        "version": 1,
         "time": "2025-03-01T12:00:00.250000Z",
         "pid": 42,
         "ns_pid": 7,

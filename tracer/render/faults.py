@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from tracer.model.accumulate import FaultRow, FaultSums, Period
 from tracer.model.events import Kind
 from tracer.render.happened import Matrix, VmaColumns, counted, first_vmas, heading, json_frame, json_place
+from tracer.render.stream import json_line as framed
 from tracer.render.table import table
 
 __all__ = ["json_line", "lines"]
@@ -85,4 +85,4 @@ def json_line(period: Period[FaultSums], threads: bool = False, node: int | None
         }
         for row in rows
     ]
-    return json.dumps(json_frame(period, "faults", faults), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return framed("faults", json_frame(period, "faults", faults))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from tracer.model.accumulate import FlowRow, FlowSums, Period
 from tracer.render.happened import Matrix, VmaColumns, counted, first_vmas, heading, json_frame, json_place
+from tracer.render.stream import json_line as framed
 from tracer.render.table import table
 
 __all__ = ["json_line", "lines"]
@@ -95,4 +95,4 @@ def json_line(period: Period[FlowSums]) -> str:
         frame["machine"] = {
             reason: {"migrated": migrated, "failed": failed} for reason, (migrated, failed) in period.machine.items()
         }
-    return json.dumps(frame, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return framed("flows", frame)

@@ -9,13 +9,13 @@ such a byte, `name_hex` gives all bytes exactly, in hexadecimal.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from tracer.model.sample import Sample
 from tracer.model.snapshot import Snapshot
 from tracer.render.paths import name_fields, text_name
+from tracer.render.stream import json_line
 from tracer.render.timestamp import timestamp
 from tracer.render.trust import trust_fields
 
@@ -26,7 +26,7 @@ _DETAILS = ("anon", "dirty", "mapmax", "swapcache", "active", "writeback")
 
 def line(snapshot: Snapshot, untraced: int = 0) -> str:
     """The snapshot on one line, without the newline. With details if it has them. untraced: as in `Sample`."""
-    return _dump(_placement(snapshot) | {"untraced": untraced})
+    return json_line("placement", _placement(snapshot) | {"untraced": untraced})
 
 
 def session_line(sample: Sample, ended: Sequence[int]) -> str:
@@ -34,19 +34,14 @@ def session_line(sample: Sample, ended: Sequence[int]) -> str:
 
     ended: PIDs of those whose address space came to its end since the last line; a sample may not have been shown.
     """
-    return _dump(
-        {
-            "time": timestamp(sample.time),
-            "targets": len(sample.snapshots),
-            "totals": _by_node(sample.node_ids, sample.totals.tolist()),
-            "untraced": sample.untraced,
-            "ended": list(ended),
-        }
-    )
-
-
-def _dump(value: dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    fields = {
+        "time": timestamp(sample.time),
+        "targets": len(sample.snapshots),
+        "totals": _by_node(sample.node_ids, sample.totals.tolist()),
+        "untraced": sample.untraced,
+        "ended": list(ended),
+    }
+    return json_line("session", fields)
 
 
 def _by_node(node_ids: tuple[int, ...], pages: list[int]) -> dict[str, int]:
