@@ -171,3 +171,16 @@ def test_who_was_there_and_how_long() -> None:
 def test_a_period_without_samples_has_no_end() -> None:
     with pytest.raises(ValueError, match="nothing"):
         _ = Period(FlowSums()).ended
+
+
+@given(samples())
+def test_the_rows_of_one_vma_are_those_of_all_that_are_its(shown: Sample) -> None:
+    for period in (Period(FlowSums()), Period(FaultSums())):
+        period.add(shown, 1.0)
+        for start in (VMAS[0].start, VMAS[1].start, -1):
+            mine = [
+                row
+                for row in period.sums.rows()
+                if row.place.pid == 2 and (row.place.vma.start if row.place.vma else -1) == start
+            ]
+            assert period.sums.rows((2, start)) == mine

@@ -265,7 +265,7 @@ def test_a_million_regions_take_no_time() -> None:
         took.append(time.perf_counter() - began)
     assert found.totals.sum() == 4 * count
     # A tick has room for it; the best of a few, because the machine may be busy.
-    assert min(took) < 0.1
+    assert min(took) < 0.05
 
 
 # -- matrices -----------------------------------------------------------------------------------------------------

@@ -112,11 +112,12 @@ class FlowSums:
                 self._sums.setdefault((key, source, destination, flows.reasons[reason]), [0, 0, 0]), pages, failed, kib
             )
 
-    def rows(self) -> list[FlowRow]:
-        """In no order."""
+    def rows(self, only: tuple[int, int] | None = None) -> list[FlowRow]:
+        """In no order. only: PID and start of a VMA; None for all of them."""
         return [
             FlowRow(self._places[key], source, destination, reason, *sums)
             for (key, source, destination, reason), sums in self._sums.items()
+            if only is None or key == only
         ]
 
 
@@ -138,11 +139,12 @@ class FaultSums:
             kib = pages * _page_kb(snapshot, row)
             _add(self._sums.setdefault((key, cpu_node, page_node, kind, thread), [0, 0, 0]), count, pages, kib)
 
-    def rows(self) -> list[FaultRow]:
-        """In no order."""
+    def rows(self, only: tuple[int, int] | None = None) -> list[FaultRow]:
+        """In no order. only: PID and start of a VMA; None for all of them."""
         return [
             FaultRow(self._places[key], cpu_node, page_node, Kind(kind), thread, *sums)
             for (key, cpu_node, page_node, kind, thread), sums in self._sums.items()
+            if only is None or key == only
         ]
 
 

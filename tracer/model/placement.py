@@ -39,6 +39,7 @@ Int64s = npt.NDArray[np.int64]
 Float64s = npt.NDArray[np.float64]
 
 _REGION = 1 << REGION_SHIFT
+_PORTION = 8192
 
 
 class Promise(enum.Enum):
@@ -246,17 +247,16 @@ def cells(regions: Regions, start: int, end: int, size: int, first: int, count: 
     if size <= 0 or size % _REGION:
         raise ValueError(f"cells of {size} bytes are not whole regions")
     base = start - start % _REGION + first * size
-    low, high = max(start, base), min(end, base + count * size)
-    begin, stop = np.searchsorted(regions.address, (low, max(low, high)))
+    edges = np.clip(base + size * np.arange(count + 1, dtype=np.int64), start, max(start, end))
+    rows = np.searchsorted(regions.address, edges)
     pages = np.zeros((count, regions.pages.shape[1]), np.int64)
-    if stop > begin:
-        cell = (regions.address[begin:stop] - base) // size
-        # Where a new cell begins: the addresses ascend.
-        edges = np.flatnonzero(np.diff(cell, prepend=-1))
-        if len(edges) == stop - begin:
-            pages[cell] = regions.pages[begin:stop]
-        else:
-            pages[cell[edges]] = np.add.reduceat(regions.pages[begin:stop], edges, axis=0)
+    filled = np.flatnonzero(rows[1:] > rows[:-1])
+    # reduceat() goes through all rows once per column, so they are taken in portions that stay in the cache.
+    portion = max(1, _PORTION * len(filled) // max(1, int(rows[-1] - rows[0])))
+    for at in range(0, len(filled), portion):
+        some = filled[at : at + portion]
+        begin, stop = rows[some[0]], rows[some[-1] + 1]
+        pages[some] = np.add.reduceat(regions.pages[begin:stop], rows[some] - begin, axis=0)
     return Cells(base, size, pages)
 
 
