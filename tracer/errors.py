@@ -18,6 +18,8 @@ class NumatraceError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint:  # Python prints it below the message where nobody catches the error: a notebook
+            self.add_note(hint)
 
 
 class UsageError(NumatraceError):

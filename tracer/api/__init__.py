@@ -1,0 +1,71 @@
+"""Placement in Python: `tracer.open` for recordings and `tracer.attach` for live processes, as pandas DataFrames.
+
+Nothing of this room is imported before one of the two is used; it is the only one that imports pandas.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from tracer.api.attached import DEFAULT_INTERVAL_S, DEFAULT_KEEP, Attached
+from tracer.api.placements import Placements
+from tracer.api.recorded import Recorded
+
+__all__ = ["Attached", "Placements", "Recorded", "attach", "open_file"]
+
+
+def open_file(path: str | os.PathLike[str]) -> Recorded:
+    """A recording: a .parquet file, or the directory of a rotated one. Exported as `tracer.open`.
+
+    Raises NumatraceError for what is no recording, cannot be read, or is still being written.
+    """
+    from tracer.record.recording import open_recording
+
+    return Recorded(open_recording(path), os.fspath(path))
+
+
+def attach(
+    pid: int | Iterable[int],
+    *,
+    every: float | None = None,
+    flows: bool = True,
+    faults: bool = True,
+    threads: bool = False,
+    follow_forks: bool = False,
+    full: bool = False,
+    keep: int = DEFAULT_KEEP,
+    hooks: str = "auto",
+    reader: str = "auto",
+    seed: str = "auto",
+    audit_cpu: float = 0.05,
+) -> Attached:
+    """Watch a process, or several, from now on; the first sample is taken at once.
+
+    every: seconds between the samples of `watch()`. flows, faults: tell them; that takes root and BPF. threads: tell
+    the faults of each thread apart. follow_forks: children too, and theirs. full: with the columns of
+    `numatrace maps --full`. keep: the last so many samples are kept whole. hooks, reader, seed and audit_cpu (a
+    fraction of one CPU): as on the command line.
+
+    Raises TargetGone for a process that does not exist, NumatraceError where one cannot be watched, both with a hint
+    on what to do; ValueError and TypeError for arguments that make no sense.
+    """
+    from tracer.model.selection import Selection
+    from tracer.session import Options
+
+    pids = (pid,) if isinstance(pid, int) else tuple(pid)
+    interval = DEFAULT_INTERVAL_S if every is None else every
+    _check(pids, interval, keep)
+    options = Options(hooks, reader, seed, full, audit_cpu, flows, faults or threads, threads)
+    return Attached(Selection(pids, follow_forks), options, interval, keep)
+
+
+def _check(pids: tuple[int, ...], every: float, keep: int) -> None:
+    if not pids or any(isinstance(pid, bool) or not isinstance(pid, int) for pid in pids):
+        raise TypeError(f"a process is meant by its PID, a whole number, and not by {pids!r}")
+    if not all(0 < pid < 2**31 for pid in pids):
+        raise ValueError(f"a PID is above 0, and below 2**31: {pids!r}")
+    if not every > 0:
+        raise ValueError("every is a number of seconds above 0")
+    if keep < 1:
+        raise ValueError("keep is a number of samples, at least 1")
