@@ -33,11 +33,14 @@ faults that left no page that counts, such as the zero page. The second table na
 
 Pages are those that the faults were about: 512 for a transparent huge page, otherwise 1. KiB says the same in bytes.
 A line on standard error that begins with # says for each process how far this can be believed: lost is 0 when no
-event was lost."""
+event was lost.
+
+With FILE, what numatrace record --faults wrote, it prints what happened then: all of it, or from --from to --to. -p and
+--name choose among the processes that were recorded."""
 
 
 def _configure(parser: ArgumentParser) -> None:
-    options.add_target(parser)
+    options.add_target(parser, file=True)
     parser.add_argument("--threads", action="store_true", help="tell the threads apart")
     parser.add_argument(
         "--node", type=options.node, metavar="N", help="only faults whose page is on node N: who put pages there"
@@ -48,7 +51,6 @@ def _configure(parser: ArgumentParser) -> None:
 
 
 def _run(arguments: Namespace) -> int:
-    target = options.target(arguments)
     threads, node = arguments.threads, arguments.node
 
     def sums() -> FaultSums:
@@ -56,10 +58,10 @@ def _run(arguments: Namespace) -> int:
 
         return FaultSums()
 
-    def lines(period: Period[FaultSums], what: str) -> Iterable[str]:
+    def lines(period: Period[FaultSums], what: str, several: bool) -> Iterable[str]:
         from tracer.render import faults
 
-        return faults.lines(period, what, arguments.vmas, target.several, threads, node)
+        return faults.lines(period, what, arguments.vmas, several, threads, node)
 
     def json_line(period: Period[FaultSums]) -> str:
         from tracer.render import faults
@@ -67,14 +69,14 @@ def _run(arguments: Namespace) -> int:
         return faults.json_line(period, threads, node)
 
     report = happened.Report("faults", sums, lines, json_line)
-    return happened.run(arguments, target, report, Wants(faults=True, threads=threads))
+    return happened.run(arguments, report, Wants(faults=True, threads=threads))
 
 
 VERB = Verb(
     name="faults",
     summary="print who touched pages first, and on which node that put them",
     description=_DESCRIPTION,
-    usage=f"{options.TARGET_USAGE} [--threads] [--node N] {happened.PERIOD_USAGE} [options]",
+    usage=f"{options.FILE_USAGE} [--threads] [--node N] {happened.PERIOD_USAGE} [options]",
     configure=_configure,
     run=_run,
     takes_command=True,

@@ -31,28 +31,29 @@ of its migration belongs to what was watched.
 
 Pages are counted as in numa_maps: a transparent huge page is 512 pages, a page of hugetlbfs is 1. KiB says the same
 in bytes. A line on standard error that begins with # says for each process how far this can be believed: lost is 0
-when no event was lost."""
+when no event was lost.
+
+With FILE, what numatrace record --flows wrote, it prints what happened then: all of it, or from --from to --to. -p and
+--name choose among the processes that were recorded."""
 
 
 def _configure(parser: ArgumentParser) -> None:
-    options.add_target(parser)
+    options.add_target(parser, file=True)
     happened.add_period(parser)
     options.add_reading(parser)
     options.add_general(parser)
 
 
 def _run(arguments: Namespace) -> int:
-    target = options.target(arguments)
-
     def sums() -> FlowSums:
         from tracer.model.accumulate import FlowSums
 
         return FlowSums()
 
-    def lines(period: Period[FlowSums], what: str) -> Iterable[str]:
+    def lines(period: Period[FlowSums], what: str, several: bool) -> Iterable[str]:
         from tracer.render import flows
 
-        return flows.lines(period, what, arguments.vmas, target.several)
+        return flows.lines(period, what, arguments.vmas, several)
 
     def json_line(period: Period[FlowSums]) -> str:
         from tracer.render import flows
@@ -60,14 +61,14 @@ def _run(arguments: Namespace) -> int:
         return flows.json_line(period)
 
     report = happened.Report("flows", sums, lines, json_line)
-    return happened.run(arguments, target, report, Wants(flows=True))
+    return happened.run(arguments, report, Wants(flows=True))
 
 
 VERB = Verb(
     name="flows",
     summary="print which pages moved from node to node, and why",
     description=_DESCRIPTION,
-    usage=f"{options.TARGET_USAGE} {happened.PERIOD_USAGE} [options]",
+    usage=f"{options.FILE_USAGE} {happened.PERIOD_USAGE} [options]",
     configure=_configure,
     run=_run,
     takes_command=True,

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tracer.cli import messages, options
+from tracer.cli.moments import parse_moment, span
 from tracer.cli.output import Output
+from tracer.cli.recorded import Beat, Chosen, open_file, span_of
 from tracer.cli.verb import Verb
 from tracer.cli.watch import Pace, View, Wants, Watch
+from tracer.errors import NumatraceError, UsageError
 
 if TYPE_CHECKING:
     from tracer.model.sample import Sample
     from tracer.model.snapshot import Snapshot
+    from tracer.record.recording import Recording
 
 __all__ = ["VERB"]
 
@@ -40,12 +45,17 @@ its own namespace (a container) where that is another one. A last line gives the
 a page that several processes share counts in each, as it does in the numa_maps of each. In JSON each process has an
 object of its own, and one more, with the key targets, is for all of them.
 
+With FILE, what numatrace record wrote, it prints what was there then: the last sample with a live process, or that of
+--at. With --from, --to, --every or --count it prints every sample in between, or one every SEC seconds. -p and --name
+choose among the processes that were recorded. Text and JSON are those that a live process had at that moment; --full
+and the format 2005 need a recording made with --full.
+
 The fields dirty, active, writeback, swapcache and mapmax change without any page being mapped or unmapped, so nothing
 can keep them live. They are printed with --full only, which reads the flags of every page."""
 
 
 def _configure(parser: ArgumentParser) -> None:
-    options.add_target(parser)
+    options.add_target(parser, file=True)
     parser.add_argument(
         "--format",
         choices=("kernel", "2005", "json"),
@@ -62,18 +72,78 @@ def _configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--count", type=options.count, metavar="N", help="end after N snapshots (every second, unless --every says so)"
     )
+    options.add_span(parser, at="the last sample up to this moment (default: the last one with a live process)")
     options.add_reading(parser)
     options.add_general(parser)
 
 
 def _run(arguments: Namespace) -> int:
+    file = options.recording(arguments)
+    if file is not None:
+        return _run_recorded(arguments, file)
     target = options.target(arguments)
     every = arguments.every
     if every is None and (target.command or arguments.count is not None):
         every = _DEFAULT_INTERVAL_S
-    details = arguments.full or arguments.format == "2005"
     view = _view(arguments, target.several, target.selection.open_ended)
-    return Watch(target, Pace(every, arguments.count), arguments, view, Wants(details=details)).run()
+    return Watch(target, Pace(every, arguments.count), arguments, view, Wants(details=_details(arguments))).run()
+
+
+def _details(arguments: Namespace) -> bool:
+    """Whether anything of what is printed takes reading every page's flags."""
+    return arguments.full or arguments.format == "2005"
+
+
+def _run_recorded(arguments: Namespace, path: str) -> int:
+    series = [arguments.first, arguments.last, arguments.every, arguments.count] != [None] * 4
+    if arguments.at is not None and series:
+        raise UsageError("--at is one moment, and --from, --to, --every and --count are for several", "choose")
+    with open_file(path, arguments.quiet) as recording:
+        if _details(arguments) and not recording.info.details:
+            wants = "--full" if arguments.full else "--format 2005"
+            raise NumatraceError(f"{wants} needs details, and this was recorded without", "use numatrace record --full")
+        chosen = Chosen(recording, arguments)
+        view = _view(arguments, chosen.several, chosen.open_ended)
+        if series:
+            _print_series(arguments, recording, chosen, view)
+        else:
+            _print_moment(arguments, recording, chosen, view)
+    return 0
+
+
+def _print_moment(arguments: Namespace, recording: Recording, chosen: Chosen, view: View) -> None:
+    index = chosen.last_alive() if arguments.at is None else parse_moment(arguments.at, recording)
+    sample = _as_asked(arguments, chosen.at(index))
+    if not view.take(sample, 0.0):
+        when = f"{sample.time.astimezone():%H:%M:%S}"
+        raise NumatraceError(f"at {when} none of the processes was there", f"the recording goes {span(recording)}")
+    view.show()
+
+
+def _print_series(arguments: Namespace, recording: Recording, chosen: Chosen, view: View) -> None:
+    first, last = span_of(arguments, recording)
+    start = recording.time(first or 0)
+    beat = Beat(0.0, arguments.every, recording.info.every_s) if arguments.every is not None else None
+    shown = 0
+    for sample in chosen.samples(first or 0, last):
+        seconds = (sample.time - start).total_seconds()
+        there = view.take(_as_asked(arguments, sample), seconds)
+        due = beat is None or beat.due(seconds) or not shown
+        if there and due:
+            view.show()
+            shown += 1
+            if shown == arguments.count:
+                break
+    if not shown:
+        raise NumatraceError("none of the processes was there then", f"the recording goes {span(recording)}")
+    view.finish()
+
+
+def _as_asked(arguments: Namespace, sample: Sample) -> Sample:
+    """Details that were recorded and not asked for are not shown, as they would not be of a live process."""
+    if _details(arguments):
+        return sample
+    return replace(sample, snapshots=tuple(replace(snapshot, details=None) for snapshot in sample.snapshots))
 
 
 def _view(arguments: Namespace, several: bool, open_ended: bool) -> View:
@@ -168,7 +238,8 @@ VERB = Verb(
     name="maps",
     summary="print where the pages of processes are, in the format of numa_maps",
     description=_DESCRIPTION,
-    usage=f"{options.TARGET_USAGE} [--format kernel|2005|json] [--full] [--every SEC] [--count N] [options]",
+    usage=f"{options.FILE_USAGE} [--format kernel|2005|json] [--full] [--every SEC] [--count N] "
+    "[--at TIME | --from TIME --to TIME] [options]",
     configure=_configure,
     run=_run,
     takes_command=True,

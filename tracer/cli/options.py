@@ -18,8 +18,8 @@ __all__ = [
     "Target",
     "add_file",
     "add_general",
-    "add_moments",
     "add_reading",
+    "add_span",
     "add_target",
     "count",
     "duration",
@@ -100,11 +100,16 @@ def add_file(parser: ArgumentParser) -> None:
     )
 
 
-def add_moments(parser: ArgumentParser, *names: tuple[str, str]) -> None:
-    """Options for moments of a recording. names: of each one the option and its help."""
-    group = parser.add_argument_group("when, in a recording", f"TIME is {FORMS.replace('%', '%%')}")
-    for name, text in names:
-        group.add_argument(name, type=moment, metavar="TIME", help=text)
+def add_span(parser: ArgumentParser, at: str = "") -> None:
+    """Moments of a recording: from when to when, and, if it has a help, at which one.
+
+    They come as `first`, `last` and `at`; None where they are not given.
+    """
+    group = parser.add_argument_group("when, in a recording", f"TIME is one such as {FORMS}")
+    if at:
+        group.add_argument("--at", type=moment, metavar="TIME", help=at)
+    group.add_argument("--from", dest="first", type=moment, metavar="TIME", help="from this moment on")
+    group.add_argument("--to", dest="last", type=moment, metavar="TIME", help="up to this moment")
     # So that `--at -10s` is a value, as -10 would be: no option of ours begins with a digit.
     parser._negative_number_matcher = re.compile(r"-[.\d]")
 
@@ -174,7 +179,12 @@ def recording(arguments: Namespace) -> str | None:
     """
     files: list[str] = arguments.file
     if not files:
+        for option, value in (("--at", "at"), ("--from", "first"), ("--to", "last")):
+            if getattr(arguments, value, None) is not None:
+                raise UsageError(f"{option} is a moment of a recording, and none is given", "give its FILE")
         return None
+    if files == ["-"]:
+        raise UsageError("a recording cannot be read from standard input", "give the name of its file")
     if len(files) > 1:
         raise UsageError(
             f"{arguments.verb_name} does not know what {' '.join(files)} is",
