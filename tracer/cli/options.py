@@ -16,11 +16,13 @@ __all__ = [
     "FILE_USAGE",
     "TARGET_USAGE",
     "Target",
+    "add_choice",
     "add_file",
     "add_general",
     "add_reading",
     "add_span",
     "add_target",
+    "check_choice",
     "count",
     "duration",
     "interval",
@@ -98,6 +100,27 @@ def add_file(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="a recording instead: a file that numatrace record wrote, or a directory of such files",
     )
+
+
+def add_choice(parser: ArgumentParser) -> None:
+    """Which of the processes of a recording; `add_target` with a file has the same."""
+    group = parser.add_argument_group("which processes")
+    group.add_argument(
+        "-p",
+        "--pid",
+        action="append",
+        type=process_id,
+        default=[],
+        metavar="PID",
+        help="this process only; may be given several times",
+    )
+    group.add_argument("--name", metavar="PATTERN", help="only processes of this name; * and ? stand for any letters")
+
+
+def check_choice(arguments: Namespace) -> None:
+    """UsageError for a name that is none."""
+    if arguments.name == "":
+        raise UsageError("--name is empty", "say which processes, or leave the option away")
 
 
 def add_span(parser: ArgumentParser, at: str = "") -> None:
@@ -192,8 +215,7 @@ def recording(arguments: Namespace) -> str | None:
         )
     for option in _live_only(arguments):
         raise UsageError(f"{option} is about live processes and {files[0]} is a recording", "leave one of them away")
-    if arguments.name == "":
-        raise UsageError("--name is empty", "say which processes, or leave the option away")
+    check_choice(arguments)
     return files[0]
 
 

@@ -97,14 +97,15 @@ class Chosen:
     NumatraceError for a PID or a name that the recording has not.
     """
 
-    def __init__(self, recording: Recording, arguments: Namespace) -> None:
+    def __init__(self, recording: Recording, arguments: Namespace, any_will_do: bool = False) -> None:
+        """any_will_do: one of the PIDs is enough, because the others may be in another recording."""
         self._recording = recording
         self._pids = frozenset(arguments.pid)
         self._name: str = arguments.name or ""
         self._all = not (self._pids or self._name)
         self._targets: dict[int, set[str]] | None = None
         if not self._all:
-            self._check()
+            self._check(any_will_do)
 
     @property
     def several(self) -> bool:
@@ -136,13 +137,15 @@ class Chosen:
                 self._targets.setdefault(pid, set()).add(comm or "")
         return self._targets
 
-    def _check(self) -> None:
+    def _check(self, any_will_do: bool) -> None:
         known = self._known()
         missing = sorted(self._pids - known.keys())
-        if missing:
+        if missing and not (any_will_do and self._pids & known.keys()):
             raise NumatraceError(f"process {missing[0]} is not in the recording", f"it has {self._listed()}")
         if self._name and not any(self._is_named(comm) for names in known.values() for comm in names):
-            raise NumatraceError(f"no process with a name like {self._name} is in the recording", self._listed())
+            raise NumatraceError(
+                f"no process with a name like {self._name} is in the recording", f"it has {self._listed()}"
+            )
 
     def _listed(self) -> str:
         known = self._known()

@@ -14,12 +14,13 @@ from typing import Any
 
 from tracer.model.sample import Sample
 from tracer.model.snapshot import Snapshot
+from tracer.model.vma import Vma
 from tracer.render.paths import name_fields, text_name
 from tracer.render.stream import json_line
 from tracer.render.timestamp import timestamp
 from tracer.render.trust import trust_fields
 
-__all__ = ["line", "session_line"]
+__all__ = ["by_node", "line", "session_line", "vma_fields"]
 
 _DETAILS = ("anon", "dirty", "mapmax", "swapcache", "active", "writeback")
 
@@ -37,14 +38,15 @@ def session_line(sample: Sample, ended: Sequence[int]) -> str:
     fields = {
         "time": timestamp(sample.time),
         "targets": len(sample.snapshots),
-        "totals": _by_node(sample.node_ids, sample.totals.tolist()),
+        "totals": by_node(sample.node_ids, sample.totals.tolist()),
         "untraced": sample.untraced,
         "ended": list(ended),
     }
     return json_line("session", fields)
 
 
-def _by_node(node_ids: tuple[int, ...], pages: list[int]) -> dict[str, int]:
+def by_node(node_ids: tuple[int, ...], pages: Sequence[int]) -> dict[str, int]:
+    """Node id to pages: keys of JSON are text."""
     return {str(node): count for node, count in zip(node_ids, pages, strict=True)}
 
 
@@ -58,29 +60,33 @@ def _placement(snapshot: Snapshot) -> dict[str, Any]:
         "reader": snapshot.reader,
         "trust": trust_fields(snapshot.trust),
         "refresh": {"regions_read": snapshot.refresh.regions_read, "cpu_ns": snapshot.refresh.cpu_ns},
-        "totals": _by_node(snapshot.node_ids, snapshot.pages.sum(axis=0).tolist()),
+        "totals": by_node(snapshot.node_ids, snapshot.pages.sum(axis=0).tolist()),
         "vmas": _vmas(snapshot),
     }
 
 
 def _vmas(snapshot: Snapshot) -> list[dict[str, Any]]:
-    nodes = [str(node) for node in snapshot.node_ids]
     columns: dict[str, list[int]] = {}
     if snapshot.details is not None:
         columns = {key: getattr(snapshot.details, key).tolist() for key in _DETAILS}
     vmas = []
     for index, (vma, row) in enumerate(zip(snapshot.vmas, snapshot.pages.tolist(), strict=True)):
-        entry = {
-            "start": f"{vma.start:x}",
-            "end": f"{vma.end:x}",
-            "policy": vma.policy.text(snapshot.spelling),
-            "kind": vma.kind.name.lower(),
-            **name_fields(vma.path),
-            "pages": sum(row),
-            "nodes": {node: count for node, count in zip(nodes, row, strict=True) if count},
-            "page_kb": vma.page_kb,
-            "huge": vma.hugetlb,
-        }
+        entry = vma_fields(vma, vma.policy.text(snapshot.spelling), snapshot.node_ids, row)
         entry.update({key: column[index] for key, column in columns.items()})
         vmas.append(entry)
     return vmas
+
+
+def vma_fields(vma: Vma, policy: str, nodes: Sequence[int], pages: Sequence[int]) -> dict[str, Any]:
+    """The keys of a VMA. policy: as numa_maps prints it. pages: on each of `nodes`."""
+    return {
+        "start": f"{vma.start:x}",
+        "end": f"{vma.end:x}",
+        "policy": policy,
+        "kind": vma.kind.name.lower(),
+        **name_fields(vma.path),
+        "pages": sum(pages),
+        "nodes": {str(node): count for node, count in zip(nodes, pages, strict=True) if count},
+        "page_kb": vma.page_kb,
+        "huge": vma.hugetlb,
+    }
