@@ -1,0 +1,374 @@
+"""From rows back to samples: the reverse of `tracer.record.rows`.
+
+A `Decoder` goes through chunks of rows in order and keeps of every target what the rows so far say of it. What does
+not change from one sample to the next stays the same object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.model.events import Faults, Flows
+from tracer.model.policy import Spelling
+from tracer.model.sample import Sample
+from tracer.model.snapshot import Details, Refresh, Regions, Snapshot, Trust
+from tracer.model.vma import Kind, Vma
+from tracer.record.chunk import ENDED, MACHINE, TARGET, Chunk, Heads, Spread
+from tracer.record.happened import Happened, Reasons
+from tracer.record.ledger import Ledger, common
+from tracer.record.schema import DETAILS, Info
+from tracer.record.words import VMA_WORDS, policy_from, raw_bytes
+
+__all__ = ["Decoder"]
+
+Int64s = npt.NDArray[np.int64]
+Uint64s = npt.NDArray[np.uint64]
+Rows = npt.NDArray[np.intp]
+Range = tuple[int, int]
+
+_WORDS = ("comm", "comm_raw", "hooks", "reader", "spelling")
+_NUMBERS = (
+    *("pid", "ns_pid", "untraced", "settling", "unexplained", "lost", "drift", "oldest_read_s"),
+    *("regions_read", "cpu_ns"),
+)
+_KINDS = {word: kind for kind, word in VMA_WORDS.items()}
+_SPELLINGS = {spelling.value: spelling for spelling in Spelling}
+_NONE = np.empty(0, np.int64)
+
+
+@dataclass(slots=True)
+class _Head:
+    """A row of a target or of the machine, and the ranges of the rows that belong to it, each among its kind."""
+
+    number: int
+    event: int
+    comm: str
+    comm_raw: bytes | None
+    hooks: str
+    reader: str
+    spelling: str
+    pid: int
+    ns_pid: int
+    untraced: int
+    settling: int
+    unexplained: int
+    lost: int
+    drift: int
+    oldest_read_s: float
+    regions_read: int
+    cpu_ns: int
+    has_details: bool
+    has_regions: bool
+    counted: bool
+    vmas: Range
+    gone: Range
+    spans: Range
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What is kept of a target, and what snapshots got of it. `spans` is None where regions are not counted."""
+
+    vmas: Ledger
+    spans: Ledger | None
+    pages: Int64s
+    details: Details | None
+    regions: Regions | None
+
+
+class _Opened:
+    """A chunk with its heads and events taken apart."""
+
+    def __init__(self, chunk: Chunk, reasons: Reasons) -> None:
+        self.chunk = chunk
+        self.heads = _read_heads(chunk)
+        self.flows = Happened.flows(chunk, reasons)
+        self.faults = Happened.faults(chunk)
+
+
+class Decoder:
+    """Makes samples of the rows of one recording. node_ids: those that all samples get."""
+
+    def __init__(self, info: Info, node_ids: Sequence[int]) -> None:
+        self._node_ids = tuple(node_ids)
+        self._shown: dict[int, _Shown] = {}
+        self._vmas = _Vmas()
+        self._untraced = 0
+        self._counted = False
+        self.use(info)
+
+    def use(self, info: Info) -> None:
+        """The rows that follow are of a file with this metadata, and begin with a key frame."""
+        self._info = info
+        self._reasons = Reasons(info.reasons)
+        self._no_flows: Flows | None = None
+        self._no_faults = Faults(_NONE, _NONE, _NONE, _NONE, _NONE, _NONE)
+
+    def samples(self, chunk: Chunk) -> Iterator[Sample]:
+        """Every sample of the chunk, which goes on where the rows so far ended, or begins with a key frame."""
+        opened = _Opened(chunk, self._reasons)
+        begins = chunk.heads.begins.tolist()
+        for index in range(len(chunk)):
+            yield self._sample(opened, index, opened.heads[begins[index] : begins[index + 1]])
+
+    def _sample(self, opened: _Opened, index: int, heads: list[_Head]) -> Sample:
+        key, time = opened.chunk.keys[index], opened.chunk.times[index]
+        if key:
+            self._vmas.grow_old()
+        before = self._shown
+        base = {} if key else dict(before)
+        self._shown = {}
+        ended, live = [], []
+        machine = None
+        for head in heads:
+            if head.event == MACHINE:
+                machine = self._machine(opened, head)
+                continue
+            shown = self._show(opened, head, base.get(head.pid), before.get(head.pid))
+            snapshot = self._snapshot(opened, head, shown, time)
+            if head.event == ENDED:
+                base.pop(head.pid, None)
+                ended.append(snapshot)
+            else:
+                self._shown[head.pid] = shown
+                live.append(snapshot)
+        migrated, failed = machine or self._nothing_migrated()
+        reasons = self._reasons.names if self._counted else ()
+        return Sample(time, self._node_ids, tuple(live), tuple(ended), self._untraced, reasons, migrated, failed)
+
+    def _machine(self, opened: _Opened, head: _Head) -> tuple[Int64s, Int64s] | None:
+        """Take in a row of the machine; gives the pages migrated and failed by reason, where it counts any."""
+        self._untraced, self._counted = head.untraced, head.counted
+        if not head.counted:
+            return None
+        _, _, reason, pages, failed = opened.flows.elsewhere(head.number)
+        migrated, not_migrated = np.zeros((2, len(self._reasons.names)), np.int64)
+        np.add.at(migrated, reason, pages)
+        np.add.at(not_migrated, reason, failed)
+        return migrated, not_migrated
+
+    def _nothing_migrated(self) -> tuple[Int64s, Int64s] | tuple[None, None]:
+        if not self._counted:
+            return None, None
+        none = np.zeros(len(self._reasons.names), np.int64)
+        return none, none
+
+    # --- one target ---
+
+    def _show(self, opened: _Opened, head: _Head, base: _Shown | None, old: _Shown | None) -> _Shown:
+        """What is to be shown of it now. base: what its rows are changes to. old: what to share what is equal with."""
+        vmas = self._updated_vmas(opened, head, base.vmas if base else None)
+        spans = self._updated_spans(opened, head, base.spans if base else None)
+        return self._shared(vmas, spans, head.has_details, old)
+
+    def _shared(self, vmas: Ledger, spans: Ledger | None, has_details: bool, old: _Shown | None) -> _Shown:
+        if old is not None:
+            vmas = vmas.like(old.vmas)
+            if spans is not None and old.spans is not None:
+                spans = spans.like(old.spans)
+            if vmas is old.vmas and spans is old.spans and has_details == (old.details is not None):
+                return old
+        nodes = len(self._node_ids)
+        pages = vmas.counts[:, :nodes]
+        if old is not None and np.array_equal(pages, old.pages):
+            pages = old.pages
+        details = Details(*vmas.counts[:, nodes:].T) if has_details and self._info.details else None
+        regions = None
+        if spans is not None:
+            same = old is not None and old.spans is spans
+            regions = old.regions if old is not None and same else Regions(spans.starts.astype(np.int64), spans.counts)
+        return _Shown(vmas, spans, pages, details, regions)
+
+    def _updated_vmas(self, opened: _Opened, head: _Head, base: Ledger | None) -> Ledger:
+        base = base or Ledger.empty(len(self._node_ids) + (len(DETAILS) if self._info.details else 0))
+        (first, last), (gone, end) = head.vmas, head.gone
+        if first == last and gone == end:
+            return base
+        rows = opened.chunk.vmas
+        things = self._vmas.of(rows, range(first, last), head.spelling)
+        removed = opened.chunk.gone.starts[gone:end]
+        return base.updated(rows.starts[first:last], self._vma_counts(rows)[first:last], things, removed)
+
+    def _vma_counts(self, rows: Spread) -> Int64s:
+        return rows.pages_and_details if self._info.details else rows.pages
+
+    def _updated_spans(self, opened: _Opened, head: _Head, base: Ledger | None) -> Ledger | None:
+        if not head.has_regions:
+            return None
+        base = base or Ledger.empty(len(self._node_ids))
+        rows = opened.chunk.spans
+        part = slice(*head.spans)
+        return _with_spans(base, rows.starts[part], rows.pages[part])
+
+    def _snapshot(self, opened: _Opened, head: _Head, shown: _Shown, time: datetime) -> Snapshot:
+        return Snapshot(
+            time=time,
+            pid=head.pid,
+            comm=raw_bytes(head.comm, head.comm_raw),
+            hooks=head.hooks,
+            reader=head.reader,
+            trust=Trust(head.settling, head.unexplained, head.lost, head.drift, head.oldest_read_s),
+            refresh=Refresh(head.regions_read, head.cpu_ns),
+            vmas=shown.vmas.things,
+            node_ids=self._node_ids,
+            pages=shown.pages,
+            details=shown.details,
+            spelling=_SPELLINGS.get(head.spelling, Spelling.NAMED),
+            namespace_pid=head.ns_pid,
+            flows=self._flows(opened, head, shown.vmas) if self._info.flows else None,
+            faults=self._faults(opened, head, shown.vmas) if self._info.faults or self._info.threads else None,
+            regions=shown.regions,
+        )
+
+    def _flows(self, opened: _Opened, head: _Head, vmas: Ledger) -> Flows:
+        columns = opened.flows.rows(head.number, *head.vmas, vmas.rows(opened.chunk.vmas.starts[slice(*head.vmas)]))
+        if columns is not None:
+            return Flows(self._reasons.names, *columns)
+        if self._no_flows is None or self._no_flows.reasons is not self._reasons.names:
+            self._no_flows = Flows(self._reasons.names, _NONE, _NONE, _NONE, _NONE, _NONE, _NONE)
+        return self._no_flows
+
+    def _faults(self, opened: _Opened, head: _Head, vmas: Ledger) -> Faults:
+        columns = opened.faults.rows(head.number, *head.vmas, vmas.rows(opened.chunk.vmas.starts[slice(*head.vmas)]))
+        return self._no_faults if columns is None else Faults(*columns)
+
+    # --- many samples at once ---
+
+    def skip(self, chunk: Chunk) -> None:
+        """As if all samples of the chunk had been made, but at the cost of their end. It begins with a key frame."""
+        opened = _Opened(chunk, self._reasons)
+        self._shown = {}
+        lives = _lives(opened)
+        for head in opened.heads[chunk.heads.begins[-2] :]:
+            if head.event == TARGET:
+                self._shown[head.pid] = self._skipped(opened, head, lives[head.pid])
+        for head in reversed(opened.heads):
+            if head.event == MACHINE:
+                self._untraced, self._counted = head.untraced, head.counted
+                break
+
+    def _skipped(self, opened: _Opened, head: _Head, life: _Life) -> _Shown:
+        chunk = opened.chunk
+        kept = _last_of_each(chunk.vmas, chunk.gone, head.pid, life.begin)
+        things = self._vmas.of(chunk.vmas, kept.tolist(), head.spelling)
+        columns = self._vma_counts(chunk.vmas)
+        none = np.empty(0, np.uint64)
+        vmas = Ledger.empty(columns.shape[1]).updated(chunk.vmas.starts[kept], columns[kept], things, none)
+        spans = None
+        if head.has_regions:
+            rows = _last_of_each(chunk.spans, None, head.pid, life.begin_of_spans)
+            empty = Ledger.empty(len(self._node_ids))
+            spans = _with_spans(empty, chunk.spans.starts[rows], chunk.spans.pages[rows])
+        return self._shared(vmas, spans, head.has_details, None)
+
+
+def _with_spans(base: Ledger, starts: Uint64s, pages: Int64s) -> Ledger:
+    """A span without pages is gone."""
+    there = np.any(pages, axis=1)
+    return base.updated(starts[there], pages[there], (), starts[~there])
+
+
+@dataclass(slots=True)
+class _Life:
+    """From which row on the rows of a target are about the address space that it has at the end, and from which on
+    those about its regions. sample: the last one in which it was alive."""
+
+    begin: int
+    begin_of_spans: int
+    sample: int
+
+
+def _lives(opened: _Opened) -> dict[int, _Life]:
+    """By PID, of the targets in the last sample and of others."""
+    bounds = opened.chunk.bounds
+    at = opened.chunk.heads.at
+    samples = (np.searchsorted(bounds, at, side="right") - 1).tolist()
+    lives: dict[int, _Life] = {}
+    after_end: dict[int, int] = {}
+    for head, row, sample in zip(opened.heads, at.tolist(), samples, strict=True):
+        if head.event == ENDED:
+            lives.pop(head.pid, None)
+            after_end[head.pid] = row + 1
+        elif head.event == TARGET:
+            life = lives.get(head.pid)
+            if life is None or life.sample < sample - 1:
+                begin = max(int(bounds[sample]), after_end.get(head.pid, 0))
+                life = lives[head.pid] = _Life(begin, begin, sample)
+            life.sample = sample
+            if not head.has_regions:
+                life.begin_of_spans = row + 1
+    return lives
+
+
+def _last_of_each(rows: Spread, gone: Spread | None, pid: int, begin: int) -> Rows:
+    """Of the rows of this target from `begin` on the last one for each address, unless that is gone after it."""
+    starts, last = _by_start(rows, pid, begin)
+    if gone is None:
+        return last
+    gone_starts, left = _by_start(gone, pid, begin)
+    here, there = common(starts, gone_starts)
+    keep = np.ones(len(last), np.bool_)
+    keep[here] = rows.at[last[here]] > gone.at[left[there]]
+    return last[keep]
+
+
+def _by_start(rows: Spread, pid: int, begin: int) -> tuple[Uint64s, Rows]:
+    """The addresses, ascending, and the last row of each."""
+    mine = rows.of_pid(pid)
+    mine = mine[np.searchsorted(rows.at[mine], begin) :]
+    starts, place = np.unique(rows.starts[mine][::-1], return_index=True)
+    return starts, mine[len(mine) - 1 - place]
+
+
+class _Vmas:
+    """VMAs as objects: the same one for as long as it is described the same.
+
+    Known are those since the last key frame but one: that is every VMA there is.
+    """
+
+    def __init__(self) -> None:
+        self._young: dict[Any, Vma] = {}
+        self._old: dict[Any, Vma] = {}
+
+    def grow_old(self) -> None:
+        """A key frame begins, so that all that exist will be asked for again."""
+        self._old, self._young = self._young, {}
+
+    def of(self, rows: Spread, wanted: Sequence[int], spelling: str) -> list[Vma]:
+        """Those that these rows describe."""
+        fields = rows.vma_fields
+        return [self._vma((spelling, fields[row])) for row in wanted]
+
+    def _vma(self, key: tuple[str, tuple[Any, ...]]) -> Vma:
+        vma = self._young.get(key)
+        if vma is None:
+            vma = self._young[key] = self._old.get(key) or _vma(*key)
+        return vma
+
+
+def _vma(spelling: str, fields: tuple[Any, ...]) -> Vma:
+    start, end, perms, offset, device, inode, kind, name, raw, huge, page_kb, mode, flags, nodes, text = fields
+    kept = policy_from(mode, flags, nodes, text, _SPELLINGS.get(spelling, Spelling.NAMED))
+    path = raw_bytes(name, raw)
+    return Vma(start, end, perms, offset, device, inode, path, _KINDS.get(kind, Kind.ANON), kept, huge, page_kb)
+
+
+def _read_heads(chunk: Chunk) -> list[_Head]:
+    heads = chunk.heads
+    columns: list[Iterable[Any]] = [range(len(heads)), heads.events.tolist()]
+    columns += [heads.words(name) for name in _WORDS]
+    columns += [heads.numbers(name).tolist() for name in _NUMBERS]
+    columns += [heads.has(name) for name in ("anon", "regions", "flows")]
+    columns += [_ranges(heads, rows) for rows in (chunk.vmas, chunk.gone, chunk.spans)]
+    return [_Head(*row) for row in zip(*columns, strict=True)]
+
+
+def _ranges(heads: Heads, rows: Spread) -> Iterator[Range]:
+    first, last = (np.searchsorted(rows.at, bound).tolist() for bound in (heads.first, heads.last))
+    return zip(first, last, strict=True)

@@ -1,0 +1,154 @@
+"""Reading a recording: any moment of it as a sample, all samples one after the other, or plain rows.
+
+A file is read through its index: where each sample begins and which of them are key frames. A moment costs the rows
+from the last key frame before it on, however long the recording is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tracer.errors import NumatraceError
+from tracer.model.sample import Sample
+from tracer.record.chunk import Chunk
+from tracer.record.decode import Decoder
+from tracer.record.part import Part
+from tracer.record.schema import Info, arrow_schema, node_column
+
+__all__ = ["Recording", "open_recording"]
+
+_CHUNK_ROWS = 16_384
+"""Rows that are taken apart at a time when samples are made one after the other."""
+
+
+def open_recording(path: str | os.PathLike[str]) -> Recording:
+    """A recording that is one file, or a directory that a rotating recorder has filled.
+
+    What a recorder that was killed has left behind is recovered first. NumatraceError when there is no recording, it
+    is damaged or of a later version, or a recorder is still at work on it.
+    """
+    path = os.fspath(path)
+    _recover(path)
+    return Recording([Part(path)])
+
+
+class Recording:
+    """Parts in the order of time. A context manager; not to be used by several threads at once.
+
+    info: that of the first part. node_ids: of all parts, ascending; every sample has these. times: of the samples,
+    ascending, datetime64[us] in UTC.
+    """
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._parts = list(parts)
+        self.info: Info = self._parts[0].info
+        self.node_ids = tuple(sorted({node for part in self._parts for node in part.info.node_ids}))
+        self.times: npt.NDArray[np.datetime64] = np.concatenate([part.times for part in self._parts])
+        self._first_samples = np.cumsum([0, *(len(part.times) for part in self._parts)])
+
+    def close(self) -> None:
+        """Harmless to repeat."""
+        for part in self._parts:
+            part.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def time(self, index: int) -> datetime:
+        """Of a sample, aware, in UTC."""
+        time: datetime = self.times[index].item()
+        return time.replace(tzinfo=UTC)
+
+    def index_at(self, moment: datetime) -> int:
+        """The last sample at or before an aware time. NumatraceError when there is none."""
+        wanted = np.datetime64(moment.astimezone(UTC).replace(tzinfo=None), "us")
+        index = int(np.searchsorted(self.times, wanted, side="right")) - 1
+        if index < 0:
+            raise NumatraceError(
+                f"the recording begins at {self.time(0).isoformat()}, after {moment.astimezone(UTC).isoformat()}",
+                "choose a later moment",
+            )
+        return index
+
+    def at(self, index: int) -> Sample:
+        """The sample with this number. IndexError unless 0 <= index < len(self)."""
+        (sample,) = self.samples(index, index)
+        return sample
+
+    def samples(self, first: int = 0, last: int | None = None) -> Iterator[Sample]:
+        """The samples from `first` to `last` (included; by default the last one).
+
+        What does not change from one to the next is the same object in both. IndexError for numbers that are not
+        there.
+        """
+        last = len(self) - 1 if last is None else last
+        if not (0 <= first < len(self) and 0 <= last < len(self)):
+            raise IndexError(f"no samples {first} to {last} in a recording of {len(self)}")
+        return self._samples(first, last)
+
+    def _samples(self, first: int, last: int) -> Iterator[Sample]:
+        decoder = Decoder(self.info, self.node_ids)
+        for part, low, high in self._ranges(first, last):
+            decoder.use(part.info)
+            key = part.key_before(low)
+            if key < low:
+                decoder.skip(self._chunk(part, key, low - 1))
+            while low <= high:
+                upto = part.last_within(low, high, _CHUNK_ROWS)
+                yield from decoder.samples(self._chunk(part, low, upto))
+                low = upto + 1
+
+    def _ranges(self, first: int, last: int) -> Iterator[tuple[Part, int, int]]:
+        """The parts that hold these samples, and which of each part's own."""
+        for part, begin, end in zip(self._parts, self._first_samples, self._first_samples[1:], strict=False):
+            low, high = max(first, int(begin)), min(last, int(end) - 1)
+            if low <= high:
+                yield part, low - int(begin), high - int(begin)
+
+    def _chunk(self, part: Part, first: int, last: int) -> Chunk:
+        table, bounds = part.samples(first, last)
+        return Chunk(table, bounds, part.times[first : last + 1], self.node_ids)
+
+    # --- rows ---
+
+    def totals(self) -> Any:
+        """A `pyarrow.Table` of all rows of live targets: time, pid, comm, pages and pages per node."""
+        return self.rows("target", columns=["time", "pid", "comm", "pages", *map(node_column, self.node_ids)])
+
+    def rows(
+        self, *events: str, columns: Sequence[str] | None = None, first: int | None = None, last: int | None = None
+    ) -> Any:
+        """A `pyarrow.Table` of the rows of these events (all, when none is named), in their order.
+
+        columns: by default all. first, last: numbers of samples, included.
+        """
+        names = arrow_schema(replace(self.info, node_ids=self.node_ids)).names if columns is None else columns
+        first, last = first or 0, len(self) - 1 if last is None else last
+        return pa.concat_tables([part.rows(low, high, events, names) for part, low, high in self._ranges(first, last)])
+
+
+def _recover(path: str) -> None:
+    """Where a spool lies beside the file, its recorder was killed or is at work."""
+    place = Path(path)
+    if (place.parent / f".{place.name}.numatrace").exists():
+        from tracer.record.recover import recover
+
+        recover(path)

@@ -1,0 +1,47 @@
+"""Words and numbers that stand for the values of the model in a recording, and the way back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tracer.model.events import Kind as FaultKind
+from tracer.model.policy import BUFFER_BYTES, Policy, Spelling, format_nodes, parse_nodes
+from tracer.model.vma import Kind
+
+__all__ = ["FAULT_WORDS", "VMA_WORDS", "policy_from", "policy_text", "raw_bytes", "text_and_raw"]
+
+VMA_WORDS = {kind: kind.value or "anon" for kind in Kind}
+FAULT_WORDS = tuple(kind.name.lower() for kind in FaultKind)
+"""In the order of their numbers."""
+
+_MOST_NODE = 1 << 16
+"""No kernel has a node id as high; a damaged list of nodes must not become a range of milliards."""
+
+
+def text_and_raw(name: bytes) -> tuple[str, bytes | None]:
+    """A name as text, and its bytes only where the text does not say them."""
+    try:
+        return name.decode("utf-8"), None
+    except UnicodeDecodeError:
+        return name.decode("utf-8", "backslashreplace"), name
+
+
+def raw_bytes(text: str, raw: bytes | None) -> bytes:
+    """The reverse of `text_and_raw`."""
+    return text.encode("utf-8") if raw is None else raw
+
+
+def policy_text(policy: Policy, spelling: Spelling) -> str:
+    """As the kernel prints it, but never cut after 63 characters, unless it is known only so."""
+    text = policy.text(spelling)
+    if policy.printed or len(text) < BUFFER_BYTES - 1:
+        return text
+    return f"{replace(policy, nodes=()).text(spelling)}:{format_nodes(policy.nodes)}"
+
+
+def policy_from(mode: int, flags: int, nodes: str, text: str, spelling: Spelling) -> Policy:
+    """The reverse: `text` is what `policy_text` gave. ValueError when `nodes` is no list of nodes."""
+    if any(int(number) > _MOST_NODE for number in nodes.replace("-", ",").split(",") if nodes):
+        raise ValueError(f"no such node: {nodes}")
+    policy = Policy(mode, flags, parse_nodes(nodes))
+    return policy if policy_text(policy, spelling) == text else replace(policy, printed=text)
