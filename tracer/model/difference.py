@@ -133,6 +133,8 @@ class Change:
             return ("disappeared", *words)
         before, after = self.policies
         words += ["grew"] * (self.pages > 0) + ["shrank"] * (self.pages < 0)
+        # Given back here and touched again there: as many pages, and none of them moved.
+        words += ["shifted"] * (not words and any(self.delta))
         words += ["policy"] * (before != after)
         words += ["split"] * (len(self.before) < len(self.after)) + ["merged"] * (len(self.before) > len(self.after))
         words += ["resized"] * (_length(self.before) != _length(self.after))
