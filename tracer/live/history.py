@@ -62,11 +62,13 @@ def _nothing() -> _Sums:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """number: of the sample, counted from the first one. size: bytes that it does not share with the one before."""
+    """number: of the sample, counted from the first one. size: bytes that it does not share with the one before.
+    gone: PIDs of its targets that have exited."""
 
     number: int
     tick: Tick
     size: int
+    gone: frozenset[int]
 
 
 class _Ring:
@@ -93,15 +95,23 @@ class _Ring:
 
 
 class History:
-    """A series of samples with one that is shown. unit, colour, hide_empty: how the user wants to see them.
+    """A series of samples with one that is shown. unit, colour: how the user wants to see them.
 
     current: the sample that is shown. previous: the one before, None for the first. seconds: between these two, 0.0
-    where that is not known. All stay as they are until `take_in`, `step`, `follow`, `show` or `restart` is called.
+    where that is not known. gone: PIDs of targets of `current` that have exited and are shown as they last were.
+    All stay as they are until `take_in`, `step`, `follow` or `restart` is called.
+
+    keep_last: whether the targets of the last sample that has any stay when they have exited, so that there is
+    something to look at.
     """
 
-    def __init__(self, colour: bool = True, most: int = MOST_SAMPLES, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self, colour: bool = True, keep_last: bool = True, most: int = MOST_SAMPLES, most_bytes: int = MOST_BYTES
+    ) -> None:
         self.colour = colour
         self.unit = Unit.PAGES
+        self.gone: frozenset[int] = frozenset()
+        self._keep_last = keep_last
         self.current = Sample(datetime.fromtimestamp(0).astimezone(), (), ())
         self.previous: Sample | None = None
         self.seconds = 0.0
@@ -126,10 +136,14 @@ class History:
     def arrive(self, tick: Tick) -> None:
         """A new sample. May be called from any one thread, and never waits for the view."""
         with self._lock:
+            gone: frozenset[int] = frozenset()
+            if self._keep_last and not tick.sample.snapshots:
+                tick = _as_last_seen(tick, self._newest)
+                gone = frozenset(shot.pid for shot in tick.sample.snapshots)
             tick = _share(tick, self._newest)
             size = _size(tick, self._newest)
             self._newest = tick
-            self._arrived.append(_Kept(self._count, tick, size))
+            self._arrived.append(_Kept(self._count, tick, size, gone))
             self._count += 1
 
     def take_in(self) -> bool:
@@ -170,6 +184,11 @@ class History:
         return self._ring.kept[-1].number if self._ring.kept else -1
 
     @property
+    def newest_time(self) -> datetime | None:
+        """Of the last sample that was taken in; None before there is any."""
+        return self._ring.kept[-1].tick.sample.time if self._ring.kept else None
+
+    @property
     def behind(self) -> int:
         """How many samples that the history has are newer than the one shown."""
         return max(0, self._last_number - self._shown)
@@ -190,6 +209,10 @@ class History:
         self._show(self._ring.kept[number - first])
         return True
 
+    def hold(self) -> None:
+        """Keep what is shown, whatever comes."""
+        self.following = False
+
     def follow(self, following: bool) -> None:
         """Whether new samples are shown as they come; true also shows the newest."""
         self.following = following
@@ -199,7 +222,7 @@ class History:
     def _show(self, kept: _Kept) -> None:
         first = self._ring.kept[0].number
         before = self._ring.kept[kept.number - first - 1].tick.sample if kept.number > first else None
-        self._shown = kept.number
+        self._shown, self.gone = kept.number, kept.gone
         self.current, self.previous, self.seconds = kept.tick.sample, before, kept.tick.seconds
 
     # --- sums ---
@@ -238,6 +261,16 @@ class History:
             self._sums.add(self._ring.kept[number - first].tick)
         self._summed = shown
         return self._sums
+
+
+def _as_last_seen(tick: Tick, before: Tick | None) -> Tick:
+    """A sample without live targets, with those that ended in it, or before, as if they still were there."""
+    sample = tick.sample
+    last = {shot.pid: replace(shot, flows=None, faults=None) for shot in before.sample.snapshots} if before else {}
+    # One that was gone before it could be looked at has no VMAs to show.
+    shown = {shot.pid: shot for shot in sample.ended if shot.vmas}
+    others = tuple(shot for shot in sample.ended if shown.get(shot.pid) is not shot)
+    return Tick(replace(sample, snapshots=tuple({**last, **shown}.values()), ended=others), tick.seconds)
 
 
 def _share(tick: Tick, before: Tick | None) -> Tick:

@@ -1,0 +1,214 @@
+"""The application: it owns the history, the thread that fills it, and the screens that show it.
+
+`NumatraceApp(source)` watches processes, `NumatraceApp(recorded=...)` plays a recording. It is run by the command
+line, and by tests without a terminal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from typing import Any, ClassVar, Protocol, cast
+
+from textual.app import App
+from textual.binding import Binding, BindingType
+from textual.drivers.linux_driver import LinuxDriver
+from textual.screen import Screen
+
+from tracer.errors import NumatraceError
+from tracer.live.feed import Feed
+from tracer.live.history import History
+from tracer.live.main_screen import MainScreen
+from tracer.live.player import Player
+from tracer.live.source import Recorded, Source, Tick
+from tracer.live.timeline import TimeLine
+
+__all__ = ["NumatraceApp"]
+
+
+class _Shows(Protocol):
+    def refresh_from(self, history: History) -> None: ...
+
+
+class _Driver(LinuxDriver):
+    """Draws on standard output, as every program does; Textual would take standard error, which may be a log."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        assert sys.__stdout__ is not None
+        self._file = sys.__stdout__
+
+
+class NumatraceApp(App[None]):
+    """first: a sample that was taken already. history: where the samples go. on_signal: called for SIGTERM and SIGHUP,
+    with the number; the view ends then.
+
+    error: what ended the samples, if it was an error: also the user's, after the view is gone.
+    """
+
+    TITLE = "numatrace"
+    ENABLE_COMMAND_PALETTE = False
+    ALLOW_SELECT = False
+    AUTO_FOCUS = None
+    CSS = "Screen { background: ansi_default; color: ansi_default; overflow: hidden; }"
+    # These are for every screen: whatever is shown can be stepped through time.
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+c,ctrl+q,f10", "leave", priority=True, show=False, system=True),
+        Binding("space,p", "pause", show=False),
+        Binding("left_square_bracket", "step(-1)", show=False),
+        Binding("right_square_bracket", "step(1)", show=False),
+        Binding("u", "unit", show=False),
+    ]
+
+    def __init__(
+        self,
+        history: History,
+        source: Source | None = None,
+        recorded: Recorded | None = None,
+        first: Tick | None = None,
+        start: int = 0,
+        speed: float = 1.0,
+    ) -> None:
+        super().__init__(driver_class=_Driver, ansi_color=True)
+        self.animation_level = "none"
+        self.history = history
+        self.error: NumatraceError | None = None
+        self._title = source.title if source is not None else recorded.title if recorded is not None else ""
+        self._recorded = recorded
+        self._start = start
+        self._background: asyncio.Task[None] | None = None
+        self.feed = Feed(source, history, self._woken) if source is not None else None
+        self.player = Player(recorded, history, self.redraw) if recorded is not None else None
+        if self.player is not None:
+            self.player.speed = speed
+        if first is not None:
+            history.arrive(first)
+        history.take_in()
+
+    def get_default_screen(self) -> Screen[Any]:
+        timeline = None
+        if self._recorded is not None and self.player is not None:
+            timeline = TimeLine(self._recorded, self.player)
+        return MainScreen(self.history, self._title, timeline)
+
+    @property
+    def main(self) -> MainScreen:
+        """The screen with the table."""
+        return cast(MainScreen, self.screen_stack[0])
+
+    async def on_mount(self) -> None:
+        self.theme = "ansi-dark" if "ansi-dark" in self.available_themes else "textual-ansi"
+        if self.feed is not None:
+            self.feed.start()
+        if self.player is not None:
+            self.player.start(self._start)
+            self._background = asyncio.create_task(self.player.look_around())
+        self.redraw()
+
+    def on_unmount(self) -> None:
+        if self.player is not None:
+            self.player.stop()
+        if self.feed is not None:
+            self.feed.stop()
+
+    def handle_signals(self) -> None:
+        """End in order on SIGTERM and SIGHUP. To be called in the event loop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self.leave)
+
+    # --- drawing ---
+
+    def _woken(self) -> None:
+        feed = self.feed
+        news = self.history.take_in()
+        if feed is not None and feed.ended and self.error is not feed.error:
+            self.error = feed.error
+        if news or (feed is not None and feed.ended):
+            self.redraw()
+
+    def redraw(self) -> None:
+        """All screens show the history as it is now; one that nobody sees waits until it is seen."""
+        if not self.is_running or not self.screen_stack:
+            return
+        error = self.error or (self.player.error if self.player is not None else None)
+        if error is not None:
+            self.main.footer.say(f"{error.message}; {error.hint}" if error.hint else error.message)
+        self._show(self.screen)
+
+    def _show(self, screen: Screen[Any]) -> None:
+        if hasattr(screen, "refresh_from"):
+            cast(_Shows, screen).refresh_from(self.history)
+
+    def show_screen(self, screen: Screen[Any]) -> None:
+        """On top, until it is left."""
+        self.push_screen(screen, lambda _: self.redraw())
+
+    def state_text(self) -> str:
+        """The time shown, and in which state the view is."""
+        history = self.history
+        words = []
+        if self.feed is not None:
+            if self.feed.error is not None:
+                words.append("ended by an error")
+            elif self.feed.ended:
+                words.append(self.feed.words or "exited")
+            if not history.following:
+                behind = f" {history.behind} back" if history.behind else ""
+                words.append(f"paused{behind}")
+        if history.current.node_ids:
+            words.append(f"{history.current.time.astimezone():%H:%M:%S}")
+        return "  ".join(words)
+
+    # --- what the screens ask for ---
+
+    def leave(self) -> None:
+        """Quit."""
+        self.exit()
+
+    def action_leave(self) -> None:
+        self.leave()
+
+    def action_pause(self) -> None:
+        """Hold the view, or go on; of a recording: play, or stop."""
+        if self.player is not None:
+            self.player.play(not self.player.playing)
+        else:
+            self.history.follow(not self.history.following)
+        self.redraw()
+
+    def action_step(self, by: int) -> None:
+        """So many samples on, or (negative) back."""
+        if self.player is not None:
+            self.player.play(False)
+            self.player.step(by)
+        else:
+            self.history.hold()
+            self.history.step(by)
+        self.redraw()
+
+    def action_unit(self) -> None:
+        """Show pages in the next unit."""
+        self.main.do_unit()
+
+    def seek(self, index: int) -> None:
+        """Show a sample of the recording; -1 for the last."""
+        if self.player is not None:
+            self.player.play(False)
+            self.player.seek(index if index >= 0 else len(self.player) - 1)
+
+    def faster(self, by: int) -> None:
+        """Play faster or (negative) more slowly."""
+        if self.player is not None:
+            self.player.faster(by)
+            self.redraw()
+
+    async def jump(self, text: str) -> None:
+        """To a time that was typed."""
+        if self.player is None:
+            return
+        try:
+            self.seek(await self.player.moment(text))
+        except NumatraceError as error:
+            self.main.footer.say(f"{error.message}; {error.hint}" if error.hint else error.message)

@@ -1,0 +1,84 @@
+"""A line to type into, at the bottom of the screen, for a search, a filter or a time."""
+
+from __future__ import annotations
+
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.message import Message
+
+from tracer.live.figures import fit, fit_end, safe
+from tracer.live.panel import Line, Panel
+
+__all__ = ["Prompt"]
+
+_LABEL = Style(bold=True)
+_CURSOR = Style(reverse=True)
+
+
+class Prompt(Panel):
+    """purpose: what is asked for; empty while nothing is. text: what was typed so far."""
+
+    DEFAULT_CSS = "Prompt { display: none; } Prompt.asking { display: block; }"
+    can_focus = True
+
+    class Typed(Message):
+        """done: with Enter; None while it goes on, False where Escape ended it."""
+
+        def __init__(self, purpose: str, text: str, done: bool | None) -> None:
+            super().__init__()
+            self.purpose = purpose
+            self.text = text
+            self.done = done
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.purpose = ""
+        self.text = ""
+
+    def ask(self, purpose: str, text: str = "") -> None:
+        """Begin to take keys."""
+        self.purpose, self.text = purpose, text
+        self.add_class("asking")
+        self.focus()
+        self.draw()
+
+    def make_lines(self, width: int, screen_height: int) -> list[Line]:
+        label = f"{self.purpose}: "
+        room = max(0, width - len(label) - 1)
+        text = safe(self.text)
+        shown = text if len(text) <= room else fit_end(text, room)
+        return [[Segment(fit(label, len(label)), _LABEL), Segment(shown), Segment(" ", _CURSOR)]]
+
+    def on_key(self, event: events.Key) -> None:
+        event.stop()
+        event.prevent_default()
+        if event.key in ("enter", "escape", "f3", "ctrl+c", "f10"):
+            self._end(event.key)
+            return
+        if event.key in ("backspace", "ctrl+h"):
+            self.text = self.text[:-1]
+        elif event.key == "ctrl+u":
+            self.text = ""
+        elif event.character and event.is_printable:
+            self.text += event.character
+        else:
+            return
+        self.draw()
+        self.post_message(self.Typed(self.purpose, self.text, None))
+
+    def on_paste(self, event: events.Paste) -> None:
+        event.stop()
+        self.text += " ".join(event.text.split())
+        self.draw()
+        self.post_message(self.Typed(self.purpose, self.text, None))
+
+    def _end(self, key: str) -> None:
+        if key == "f3":
+            # As in htop: the next one, and the search goes on.
+            self.post_message(self.Typed(self.purpose, self.text, True))
+            return
+        purpose, self.purpose = self.purpose, ""
+        self.remove_class("asking")
+        self.screen.set_focus(None)
+        self.post_message(self.Typed(purpose, self.text, key == "enter"))

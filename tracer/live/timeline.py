@@ -1,0 +1,100 @@
+"""The time line of a recording: where in it the view is, and where something happened."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from rich.cells import cell_len
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.message import Message
+
+from tracer.live.figures import fit
+from tracer.live.panel import Line, Panel
+from tracer.live.player import Player
+from tracer.live.source import Recorded
+
+__all__ = ["TimeLine"]
+
+_STEPS = " ▁▂▃▄▅▆▇█"
+_BOLD = Style(bold=True)
+_HERE = Style(reverse=True)
+
+
+class TimeLine(Panel):
+    """Two or three lines: the position, pages that moved, and page faults, each as far as there is room."""
+
+    class Wanted(Message):
+        """The user points at a sample."""
+
+        def __init__(self, index: int) -> None:
+            super().__init__()
+            self.index = index
+
+    def __init__(self, recorded: Recorded, player: Player) -> None:
+        super().__init__()
+        self._recorded = recorded
+        self._player = player
+
+    def make_lines(self, width: int, screen_height: int) -> list[Line]:
+        lines = [self._position(width)]
+        activity = self._player.activity
+        if activity is not None and screen_height >= 16:
+            lines.append(self._marks("moved ", activity.moved, width))
+            lines.append(self._marks("faults ", activity.faults, width))
+        return lines
+
+    def _position(self, width: int) -> Line:
+        player, count = self._player, len(self._recorded)
+        sign = ">" if player.playing else "="
+        index = max(player.index, 0)
+        left = f"{sign} {self._clock(0)} "
+        right = f" {self._clock(count - 1)} x{player.speed:g} {index + 1}/{count}"
+        room = width - cell_len(left) - cell_len(right)
+        if room < 3:
+            return [Segment(fit(f"{sign} {self._clock(index)} {index + 1}/{count}", width), _BOLD)]
+        at = self._cell(index, room)
+        return [
+            Segment(left, _BOLD),
+            Segment("─" * at),
+            Segment("●", _HERE),
+            Segment("─" * (room - at - 1)),
+            Segment(right, _BOLD),
+        ]
+
+    def _clock(self, index: int) -> str:
+        return f"{self._recorded.time(index).astimezone():%H:%M:%S}"
+
+    def _cell(self, index: int, room: int) -> int:
+        count = len(self._recorded)
+        return round(index * (room - 1) / (count - 1)) if count > 1 else 0
+
+    def _marks(self, label: str, values: npt.NDArray[np.int64], width: int) -> Line:
+        """One cell for some samples, the higher the more happened in them; the steps are logarithmic."""
+        left, right = self._margins()
+        room = width - left - right
+        if room < 3:
+            return [Segment(fit(label, width))]
+        count = len(self._recorded)
+        cells = np.zeros(room, np.int64)
+        places = np.round(np.arange(count) * (room - 1) / max(count - 1, 1)).astype(np.int64)
+        np.add.at(cells, places, values)
+        most = int(cells.max(initial=0))
+        scale = np.log1p(cells) / np.log1p(most) if most else np.zeros(room)
+        steps = np.ceil(scale * (len(_STEPS) - 1)).astype(int).tolist()
+        return [Segment(fit(label.rjust(left), left)), Segment("".join(_STEPS[step] for step in steps))]
+
+    def _margins(self) -> tuple[int, int]:
+        """Cells before the line and after it."""
+        count = len(self._recorded)
+        tail = f" {self._clock(count - 1)} x{self._player.speed:g} {max(self._player.index, 0) + 1}/{count}"
+        return cell_len(f"= {self._clock(0)} "), cell_len(tail)
+
+    def on_click(self, event: events.Click) -> None:
+        event.stop()
+        left, right = self._margins()
+        room = self.size.width - left - right
+        if room >= 3 and left <= event.x < left + room:
+            share = (event.x - left) / (room - 1)
+            self.post_message(self.Wanted(round(share * (len(self._recorded) - 1))))
