@@ -1,0 +1,43 @@
+"""Disk space that is kept back, so that a recording can still be finished when the disk is full."""
+
+from __future__ import annotations
+
+import os
+
+from tracer.record.place import Folder
+
+__all__ = ["Ballast"]
+
+_NAME = "ballast"
+_STEP = 256 * 1024
+
+
+class Ballast:
+    """A file of nothing. Raises OSError where there is no room for it."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._fd = -1
+        self._size = 0
+
+    def reserve(self, size: int) -> None:
+        """Keep at least `size` bytes back; never less than before."""
+        if size <= self._size:
+            return
+        size = -(-size // _STEP) * _STEP
+        if self._fd < 0:
+            self._fd = self._folder.create(_NAME)
+        os.posix_fallocate(self._fd, 0, size)
+        self._size = size
+
+    @property
+    def held(self) -> bool:
+        return self._fd >= 0
+
+    def release(self) -> None:
+        """Give the space back. Harmless to repeat."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            self._size = 0
+        self._folder.remove(_NAME)
