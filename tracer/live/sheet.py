@@ -6,20 +6,25 @@ ever be understood as such.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
+from textual.app import App
 from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
 from tracer.render.palette import node_colour, node_letter
 
-__all__ = ["Ink", "Line", "Sheet", "beside", "plain", "text_of", "width_of"]
+__all__ = ["Ink", "Line", "Sheet", "beside", "footer", "help_lines", "plain", "state_of", "text_of", "width_of"]
 
 Line = list[Segment]
+
+_WORDS = 19
+"""Columns for keys on a page of help."""
 
 
 class Ink:
@@ -42,9 +47,9 @@ class Ink:
         """Colours (`#rrggbb`) as they are, or none."""
         return Style(color=front, bgcolor=back) if self.colour else self.none
 
-    def block(self, node: int) -> str:
-        """One cell of a bar of this node."""
-        return "█" if self.colour else node_letter(node)
+    def bar(self, node: int, cells: int) -> Segment:
+        """A bar of this node."""
+        return Segment(("█" if self.colour else node_letter(node)) * cells, self.node(node))
 
 
 def plain(text: str, style: Style | None = None) -> Segment:
@@ -70,6 +75,34 @@ def beside(left: Sequence[Line], right: Sequence[Line], width: int) -> list[Line
         line = list(Segment.adjust_line_length(line, width))
         lines.append(line + (list(right[at]) if at < len(right) else []))
     return lines
+
+
+def footer(keys: Iterable[tuple[str, str]], width: int, ink: Ink, right: str = "") -> Line:
+    """The last line: keys and what they do, as many as fit, and at its end how it is with time, if there is room."""
+    line: Line = []
+    for key, what in keys:
+        if width_of(line) + cell_len(f" {key}  {what} ") > width:
+            break
+        line += [plain(f" {key} ", ink.key), plain(f" {what} ")]
+    left = width - width_of(line)
+    return [*line, plain(right.rjust(left))] if right and cell_len(right) < left else line
+
+
+def state_of(app: App[object]) -> str:
+    """The time that the application shows and whether it is paused, if it is one that has time."""
+    text = getattr(app, "state_text", None)
+    return str(text()) if callable(text) else ""
+
+
+def help_lines(title: str, help_text: Iterable[tuple[str, str]], width: int, height: int, ink: Ink) -> list[Line]:
+    """A page of explanations. help_text: keys or words of the screen, and what they mean."""
+    lines: list[Line] = [[plain(title, ink.bold)], []]
+    for word, meaning in help_text:
+        first, *more = textwrap.wrap(meaning, max(20, width - _WORDS - 2)) or [""]
+        lines.append([plain(f"{word:{_WORDS}}", ink.bold), plain(first)])
+        lines += [[plain(" " * _WORDS + text)] for text in more]
+    lines = lines[:height]
+    return lines + [[] for _ in range(height - len(lines))]
 
 
 class Sheet(Widget):

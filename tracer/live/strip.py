@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from rich.segment import Segment
 from rich.style import Style
 
-from tracer.live.figures import fit
 from tracer.live.sheet import Ink, Line, plain
 from tracer.model.placement import Cells, cell_unit, cells
 from tracer.model.snapshot import Regions
@@ -20,8 +19,9 @@ from tracer.render.palette import EMPTY, MIXED, contrast_text, node_colour, node
 
 __all__ = ["Frame", "View", "Window", "draw"]
 
-_LABEL = 17
-"""Columns for the address at the beginning of a line: 16 digits at most."""
+_LABEL = 14
+"""Columns for the address at the beginning of a line; with 5-level page tables, where an address may have 14 digits,
+what stands behind it moves."""
 _WIDEST = 8
 """Columns of a cell, at most, where a VMA has few regions."""
 _PURE = 0.95
@@ -59,7 +59,7 @@ class View:
         most = max(1, frame.columns // narrow * frame.lines)
         fits = max(0, (-(-units // most) - 1).bit_length())
         zoom = fits if self.zoom is None else min(self.zoom, fits)
-        count = -(-units >> zoom) if zoom == 0 else (units + (1 << zoom) - 1) >> zoom
+        count = -(-units >> zoom)
         wide = narrow
         while wide < _WIDEST and frame.columns // (2 * wide) * frame.lines >= count:
             wide *= 2
@@ -74,10 +74,10 @@ class View:
     def zoom_by(self, steps: int, vma: Vma, frame: Frame, colour: bool) -> None:
         """Positive: closer. All the way out follows the VMA's size again."""
         zoom, _, _ = self.shape(vma, frame, colour)
-        fit, self.zoom = None, None
-        fit, _, _ = self.shape(vma, frame, colour)
+        self.zoom = None
+        out, _, _ = self.shape(vma, frame, colour)
         wanted = max(0, zoom - steps)
-        self.zoom = None if wanted >= fit else wanted
+        self.zoom = None if wanted >= out else wanted
 
     def move(self, columns: int, lines: int, vma: Vma, frame: Frame, colour: bool) -> None:
         """The cursor, by cells and by lines of them; it stays in the VMA."""
@@ -111,7 +111,7 @@ class View:
         shown = min(frame.lines, total_lines - self._first_line) * per_line
         at = self._first_line * per_line
         found = cells(regions, vma.start, vma.end, size, at, min(shown, count - at))
-        return Window(found, wide, per_line, cursor - at, max(vma.start, found.base), count)
+        return Window(found, wide, per_line, cursor - at, max(vma.start, found.base), vma.start, count)
 
 
 def _base(vma: Vma) -> int:
@@ -120,13 +120,15 @@ def _base(vma: Vma) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The visible cells. wide: columns of one. cursor: which of the cells. count: how many the VMA has in all."""
+    """The visible cells. wide: columns of one. cursor: which of the cells. start: the first visible address.
+    vma_start: the VMA's. count: how many cells the VMA has in all."""
 
     cells: Cells
     wide: int
     per_line: int
     cursor: int
     start: int
+    vma_start: int
     count: int
 
 
@@ -138,7 +140,7 @@ def draw(window: Window, node_ids: tuple[int, ...], ink: Ink) -> list[Line]:
     lines: list[Line] = []
     for at in range(0, len(marks), window.per_line):
         address = max(window.start, window.cells.base + at * window.cells.size)
-        line = [plain(fit(f"{address:x}", _LABEL), ink.dim)]
+        line = [plain(f"{address:<{_LABEL - 1}x} ", ink.dim)]
         lines.append(line + _merged(marks[at : at + window.per_line]))
     return lines
 

@@ -1,0 +1,162 @@
+"""The screen about one VMA: its policy and what it promises, where in it the pages lie, what moved, who touched first.
+
+It shows the sample that the history shows, so it can be looked at while time is stepped through as well. When the VMA
+or its target is gone it says so, and keeps what was last seen.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+
+from tracer.live.history import History
+from tracer.live.sheet import Ink, Line, Sheet, footer, help_lines, plain, state_of
+from tracer.live.strip import Frame, View
+from tracer.live.subject import Subject
+from tracer.live.vma_page import Facts, page
+from tracer.model.placement import first_touch
+
+__all__ = ["VmaScreen"]
+
+_EXPECTED = (
+    "the share of pages that the policy gives a node as long as it has room; `by touch` where the CPU that touches a "
+    "page first decides, `by weight` where weights do, which are not known here, `within` and `preferred` where any "
+    "of the policy's nodes will do"
+)
+_HELP = (
+    ("Esc q Backspace", "back to the table"),
+    ("+ -", "closer, and less close; all the way out the strip shows the whole VMA"),
+    ("arrows, PgUp PgDn", "move the cursor in the strip; the line below tells its address and pages"),
+    ("Home End", "to the beginning and the end of the VMA"),
+    ("F1 ? h", "this help"),
+    ("", ""),
+    ("expected", _EXPECTED),
+    ("difference", "pages more or fewer than that; the mark in the bar is where it should end"),
+    ("regions", "aligned 2 MiB of addresses; a cell of the strip is one of them, or 2, 4, 8 ..."),
+    ("first touch", "pages that faults placed, by node of the CPU (rows) and node of the page (columns)"),
+)
+
+
+class VmaScreen(Screen[None]):
+    """history: what is shown. pid, start: of the target, and where the VMA begins."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,backspace", "back", "back"),
+        Binding("f1,question_mark,h", "help", "help"),
+        Binding("plus,equals_sign", "zoom(1)", "closer"),
+        Binding("minus,underscore", "zoom(-1)", "less close"),
+        Binding("left", "move(-1,0)", show=False),
+        Binding("right", "move(1,0)", show=False),
+        Binding("up", "move(0,-1)", show=False),
+        Binding("down", "move(0,1)", show=False),
+        Binding("pageup", "page(-1)", show=False),
+        Binding("pagedown", "page(1)", show=False),
+        Binding("home", "end(False)", show=False),
+        Binding("end", "end(True)", show=False),
+    ]
+
+    def __init__(self, history: History, pid: int, start: int) -> None:
+        super().__init__()
+        self.sheet = Sheet()
+        self._history = history
+        self._subject = Subject(pid, start)
+        self._view = View()
+        self._frame = Frame(0, 1)
+        self._facts: Facts | None = None
+        self._helping = False
+
+    def compose(self) -> ComposeResult:
+        """The sheet, and nothing else."""
+        yield self.sheet
+
+    def on_mount(self) -> None:
+        """Show what there is, without waiting for the next sample."""
+        self.refresh_from(self._history)
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Lay out anew."""
+        self._draw(event.size.width, event.size.height)
+
+    def refresh_from(self, history: History) -> None:
+        """The history shows another sample, or shows it in another way."""
+        self._history = history
+        self._subject.look(history.current)
+        self._facts = self._learn()
+        self._draw(self.size.width, self.size.height)
+
+    def _learn(self) -> Facts | None:
+        subject, history = self._subject, self._history
+        found = subject.found
+        if found is None:
+            return None
+        shot = found.snapshot
+        touch = None if shot.faults is None else first_touch(subject.faults(history), shot.node_ids)
+        return Facts(
+            found=found,
+            gone=subject.gone,
+            now=None if shot.flows is None else subject.flows_now(),
+            seconds=history.seconds,
+            total=subject.flows(history),
+            total_s=history.summed_s,
+            touch=touch,
+        )
+
+    def _draw(self, width: int, height: int) -> None:
+        if width > 0 and height > 0:
+            self.sheet.show_lines(self._lines(width, height))
+
+    def _lines(self, width: int, height: int) -> list[Line]:
+        ink = Ink(self._history.colour)
+        foot = footer(
+            (("Esc", "back"), ("+ -", "zoom"), ("←↑↓→", "cursor"), ("?", "help")), width, ink, state_of(self.app)
+        )
+        if self._helping:
+            return [*help_lines("About one VMA", _HELP, width, height - 1, ink), foot]
+        facts = self._facts
+        if facts is None:
+            subject = self._subject
+            lines: list[Line] = [[plain(f"{subject.start:x} of PID {subject.pid}: {subject.gone}", ink.warning)]]
+        else:
+            shown = page(facts, self._view, self._history.unit, width, height - 1, ink)
+            lines, self._frame = shown.lines, shown.frame
+        return [*lines, *([] for _ in range(height - 1 - len(lines))), foot]
+
+    # -- keys --
+
+    def action_back(self) -> None:
+        """Out of the help, or of the screen."""
+        if self._helping:
+            self.action_help()
+        else:
+            self.dismiss()
+
+    def action_help(self) -> None:
+        """Show it, or what was there before."""
+        self._helping = not self._helping
+        self._draw(self.size.width, self.size.height)
+
+    def action_zoom(self, steps: int) -> None:
+        """Positive: closer."""
+        if self._facts is not None:
+            self._view.zoom_by(steps, self._facts.found.vma, self._frame, self._history.colour)
+            self._draw(self.size.width, self.size.height)
+
+    def action_move(self, columns: int, lines: int) -> None:
+        """The cursor, by cells."""
+        if self._facts is not None:
+            self._view.move(columns, lines, self._facts.found.vma, self._frame, self._history.colour)
+            self._draw(self.size.width, self.size.height)
+
+    def action_page(self, pages: int) -> None:
+        """The cursor, by as many lines as the strip has."""
+        self.action_move(0, pages * self._frame.lines)
+
+    def action_end(self, end: bool) -> None:
+        """The cursor, to the beginning or the end."""
+        if self._facts is not None:
+            self._view.to_end(self._facts.found.vma, end)
+            self._draw(self.size.width, self.size.height)
