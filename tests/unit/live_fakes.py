@@ -128,8 +128,10 @@ class Tape:
         self.reads.append((first, last))
         yield from self._samples[first : last + 1]
 
-    def activity(self) -> Activity | None:
-        return self._activity
+    def activity(self, first: int, last: int) -> Activity:
+        if self._activity is None:
+            return Activity(*np.zeros((2, last + 1 - first), np.int64))
+        return Activity(self._activity.moved[first : last + 1], self._activity.faults[first : last + 1])
 
     def moment(self, text: str) -> int:
         if not text.isdecimal():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, cast
 
 from textual.app import App
@@ -41,10 +42,12 @@ class _Driver(LinuxDriver):
 
 
 class NumatraceApp(App[None]):
-    """first: a sample that was taken already. history: where the samples go. on_signal: called for SIGTERM and SIGHUP,
-    with the number; the view ends then.
+    """history: where the samples go. source: of samples of processes, with the first one that was taken already; or
+    recorded: a recording, the sample to start at, the speed, and whether it plays from the start. notes: what the user
+    should know at first.
 
-    error: what ended the samples, if it was an error: also the user's, after the view is gone.
+    error: what ended the samples, if it was an error, for whoever ran this to tell again when the view is gone.
+    ended_by: the signal (SIGTERM or SIGHUP) that ended the view.
     """
 
     TITLE = "numatrace"
@@ -69,6 +72,8 @@ class NumatraceApp(App[None]):
         first: Tick | None = None,
         start: int = 0,
         speed: float = 1.0,
+        playing: bool = False,
+        notes: Sequence[str] = (),
     ) -> None:
         super().__init__(driver_class=_Driver, ansi_color=True)
         self.animation_level = "none"
@@ -76,7 +81,9 @@ class NumatraceApp(App[None]):
         self.error: NumatraceError | None = None
         self._title = source.title if source is not None else recorded.title if recorded is not None else ""
         self._recorded = recorded
-        self._start = start
+        self._start, self._playing = start, playing
+        self._notes = notes
+        self.ended_by: int | None = None
         self._background: asyncio.Task[None] | None = None
         self.feed = Feed(source, history, self._woken) if source is not None else None
         self.player = Player(recorded, history, self.redraw) if recorded is not None else None
@@ -103,8 +110,14 @@ class NumatraceApp(App[None]):
             self.feed.start()
         if self.player is not None:
             self.player.start(self._start)
+            if self._playing:
+                self.player.play(True)
             self._background = asyncio.create_task(self.player.look_around())
+        if not self.is_headless:
+            self._handle_signals()
         self.redraw()
+        if self._notes:
+            self.main.footer.say("; ".join(self._notes))
 
     def on_unmount(self) -> None:
         if self.player is not None:
@@ -112,11 +125,15 @@ class NumatraceApp(App[None]):
         if self.feed is not None:
             self.feed.stop()
 
-    def handle_signals(self) -> None:
-        """End in order on SIGTERM and SIGHUP. To be called in the event loop."""
+    def _handle_signals(self) -> None:
+        """End in order, so that the terminal is as it was before."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self.leave)
+            loop.add_signal_handler(number, self._end_by, number)
+
+    def _end_by(self, number: int) -> None:
+        self.ended_by = number
+        self.leave()
 
     # --- drawing ---
 

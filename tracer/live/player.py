@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+
 from tracer.errors import NumatraceError
 from tracer.live.history import History
 from tracer.live.source import Activity, Recorded, Tick
@@ -20,6 +22,7 @@ _LONGEST_WAIT_S = 2.0
 """A gap in a recording is not sat out."""
 _BEFORE = 30
 """Samples that are read before the one jumped to, so that stepping back from there is at once."""
+_PIECE = 4096
 _STRIDE = 120
 """A step forward over more samples than these is a jump."""
 
@@ -35,7 +38,7 @@ class Player:
         self.playing = False
         self.speed = 1.0
         self.index = -1
-        self.activity: Activity | None = None
+        self.activity = Activity(np.zeros(len(recorded), np.int64), np.zeros(len(recorded), np.int64))
         self.error: NumatraceError | None = None
         self._recorded = recorded
         self._history = history
@@ -59,10 +62,16 @@ class Player:
         """Find out what happened when, for the marks of the time line."""
         loop = asyncio.get_running_loop()
         try:
-            self.activity = await loop.run_in_executor(self._reader, self._recorded.activity)
+            # In pieces, so that whoever wants to see a sample meanwhile waits for one of them at most.
+            for first in range(0, len(self._recorded), _PIECE):
+                last = min(first + _PIECE, len(self._recorded)) - 1
+                piece = await loop.run_in_executor(self._reader, self._recorded.activity, first, last)
+                self.activity.moved[first : last + 1] = piece.moved
+                self.activity.faults[first : last + 1] = piece.faults
+                self._changed()
         except NumatraceError as error:
             self.error = error
-        self._changed()
+            self._changed()
 
     def stop(self) -> None:
         """No more."""

@@ -45,7 +45,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """How much happened before each sample of a recording, for the marks of a time line: int64 of shape (samples,).
+    """How much happened before each of some samples, for the marks of a time line: int64 of shape (samples,).
 
     moved: pages that went to another place. faults: page faults.
     """
@@ -70,8 +70,8 @@ class Recorded(Protocol):
     def samples(self, first: int, last: int) -> Iterator[Sample]:
         """Whole samples, `last` included. Raises NumatraceError where the file cannot be read."""
 
-    def activity(self) -> Activity | None:
-        """None where it would take too long to find out."""
+    def activity(self, first: int, last: int) -> Activity:
+        """Of these samples, `last` included. Raises NumatraceError where the file cannot be read."""
 
     def moment(self, text: str) -> int:
         """The number of the sample at a time that the user typed. Raises NumatraceError where that is none."""

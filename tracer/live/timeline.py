@@ -40,9 +40,8 @@ class TimeLine(Panel):
     def make_lines(self, width: int, screen_height: int) -> list[Line]:
         lines = [self._position(width)]
         activity = self._player.activity
-        if activity is not None and screen_height >= 16:
-            lines.append(self._marks("moved ", activity.moved, width))
-            lines.append(self._marks("faults ", activity.faults, width))
+        if screen_height >= 16:
+            lines += [self._marks("moved", activity.moved, width), self._marks("faults", activity.faults, width)]
         return lines
 
     def _position(self, width: int) -> Line:
