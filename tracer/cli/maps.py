@@ -91,7 +91,7 @@ def _run(arguments: Namespace) -> int:
 
 def _details(arguments: Namespace) -> bool:
     """Whether anything of what is printed takes reading every page's flags."""
-    return arguments.full or arguments.format == "2005"
+    return bool(arguments.full) or arguments.format == "2005"
 
 
 def _run_recorded(arguments: Namespace, path: str) -> int:
@@ -115,8 +115,11 @@ def _print_moment(arguments: Namespace, recording: Recording, chosen: Chosen, vi
     index = chosen.last_alive() if arguments.at is None else parse_moment(arguments.at, recording)
     sample = _as_asked(arguments, chosen.at(index))
     if not view.take(sample, 0.0):
-        when = f"{sample.time.astimezone():%H:%M:%S}"
-        raise NumatraceError(f"at {when} none of the processes was there", f"the recording goes {span(recording)}")
+        seen = recording.time(chosen.last_alive()).astimezone()
+        raise NumatraceError(
+            f"at {sample.time.astimezone():%H:%M:%S} none of the processes was there",
+            f"the last one was seen at {seen:%H:%M:%S}, which is shown without --at",
+        )
     view.show()
 
 

@@ -219,7 +219,8 @@ def _targets(
     if same_run:
         first, second = ({snapshot.pid: snapshot for snapshot in snapshots} for snapshots in (before, after))
         for pid in sorted({*first, *second}):
-            yield Target(first.get(pid), second.get(pid), pid in replaced)
+            one, other = first.get(pid), second.get(pid)
+            yield Target(one, other, one is not None and other is not None and pid in replaced)
         return
     if len(before) == len(after) == 1:
         # Whatever they are called now: that is what the user compares.
@@ -230,8 +231,7 @@ def _targets(
         for snapshot in sorted(snapshots, key=attrgetter("pid")):
             by_name[snapshot.comm][side].append(snapshot)
     for name in sorted(by_name):
-        for one, other in zip_longest(*by_name[name]):
-            yield Target(one, other)
+        yield from (Target(one, other) for one, other in zip_longest(*by_name[name]))
 
 
 # Which area belongs to which
