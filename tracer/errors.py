@@ -6,7 +6,7 @@ that refuses BPF) is raised as `NumatraceError` and printed once, in `tracer.cli
 
 from __future__ import annotations
 
-__all__ = ["NumatraceError", "UsageError"]
+__all__ = ["HooksMissing", "NumatraceError", "UsageError"]
 
 
 class NumatraceError(Exception):
@@ -26,3 +26,7 @@ class UsageError(NumatraceError):
     """The command line cannot be understood: exit code 2."""
 
     exit_code = 2
+
+
+class HooksMissing(NumatraceError):
+    """What was asked for is told by the BPF hooks only, and they cannot be used here."""

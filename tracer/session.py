@@ -17,7 +17,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from tracer.errors import NumatraceError
+from tracer.errors import HooksMissing, NumatraceError
 from tracer.kernel import procfs
 from tracer.kernel.epoch import Birth, Drained, Epoch
 from tracer.kernel.hooks import Hooks
@@ -97,7 +97,7 @@ class Session:
                 )
             return
         if self.options.flows or self.options.faults or self.options.threads:
-            raise NumatraceError(
+            raise HooksMissing(
                 "flows and faults are seen by the hooks only, and they cannot be used here",
                 "run as root on Linux 6.1 or later, without `--hooks none`",
             )

@@ -43,6 +43,11 @@ class Progress:
         text = f"{stage}: {100 * done // total} %" if total > 0 else f"{stage} ..."
         self._show(text[: _columns() - 1])
 
+    def line(self, text: str) -> None:
+        """Show this text, at once and as it is, until something else is shown."""
+        if self._enabled:
+            self._show(text[: _columns() - 1])
+
     def _show(self, text: str) -> None:
         # Blanks rather than an erase sequence, so that it works on any terminal; trailing ones cover the old text.
         line = "\r" + text.ljust(self._width)

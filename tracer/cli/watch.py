@@ -85,7 +85,8 @@ class Watch:
     """Takes samples of `target` and hands each to `view`.
 
     arguments: those of `tracer.cli.options` (`hooks`, `reader`, `seed`, `audit_cpu`, `quiet`). wants: by default the
-    placement only. clock: monotonic seconds.
+    placement only. progress: of a view that shows a line of its own. ready: called when all is set up and nothing runs
+    yet: the place for what a view has to import, once the command is forked. clock: monotonic seconds.
     """
 
     def __init__(
@@ -95,6 +96,8 @@ class Watch:
         arguments: Namespace,
         view: View,
         wants: Wants | None = None,
+        progress: Progress | None = None,
+        ready: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._target = target
@@ -102,8 +105,9 @@ class Watch:
         self._arguments = arguments
         self._view = view
         self._wants = wants or Wants()
+        self._ready = ready
         self._clock = clock
-        self._progress = Progress(arguments.quiet)
+        self._progress = progress or Progress(arguments.quiet)
         self._interrupts = Interrupts(patient=pace.sums or pace.patient)
         self._told = False
         self._awaiting = False
@@ -141,6 +145,7 @@ class Watch:
                 Session(self._target.selection, self._options(), self._progress) as session,
                 self._interrupts.taken(),
             ):
+                self._ready()
                 self._follow(session)
         except (TargetGone, KeyboardInterrupt):
             # The end of the targets, and Ctrl-C, are the ordinary ends of a watch, unless nothing was seen yet.
@@ -176,6 +181,7 @@ class Watch:
         started = False
         try:
             with Session(selection, self._options(), self._progress, expect_exec=True) as session:
+                self._ready()
                 pass_on()
                 command.release()
                 started = True

@@ -7,6 +7,9 @@ import os
 from dataclasses import dataclass
 from datetime import datetime
 
+import numpy as np
+import pyarrow as pa
+
 from tracer.errors import NumatraceError
 from tracer.model.sample import Sample
 from tracer.record.claim import Claim, claim
@@ -16,7 +19,7 @@ from tracer.record.rows import RowMaker
 from tracer.record.schema import Info
 from tracer.record.spool import Spool
 
-__all__ = ["Recorder", "Written"]
+__all__ = ["Recorder", "Written", "prepare"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,11 @@ class Written:
     bytes: int
     seconds: float
     files: int
+
+
+def prepare() -> None:
+    """What is slow only once: pyarrow imports pandas with the first array that it makes of one of numpy's."""
+    pa.array(np.zeros(1))
 
 
 class Recorder:
