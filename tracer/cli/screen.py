@@ -63,6 +63,8 @@ def show(app: NumatraceApp) -> int:
     """Run the view until it is left. Returns the exit code: 0, 1 for an error that was told on standard error, or 128
     and the number of the signal that ended it."""
     app.run()
+    if app.mistake is not None:
+        raise app.mistake
     if app.error is not None:
         report(app.error)
         return app.error.exit_code

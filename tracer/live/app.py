@@ -84,9 +84,10 @@ class NumatraceApp(App[None]):
         self._start, self._playing = start, playing
         self._notes = notes
         self.ended_by: int | None = None
+        self.mistake: BaseException | None = None
         self._background: asyncio.Task[None] | None = None
         self.feed = Feed(source, history, self._woken) if source is not None else None
-        self.player = Player(recorded, history, self.redraw) if recorded is not None else None
+        self.player = Player(recorded, history, self.redraw, self.crash) if recorded is not None else None
         if self.player is not None:
             self.player.speed = speed
         if first is not None:
@@ -135,13 +136,20 @@ class NumatraceApp(App[None]):
         self.ended_by = number
         self.leave()
 
+    def crash(self, error: BaseException) -> None:
+        """A mistake of ours in a thread or a task, where nobody would see it: leave, so that it can be raised."""
+        self.mistake = error
+        self.leave()
+
     # --- drawing ---
 
     def _woken(self) -> None:
         feed = self.feed
         news = self.history.take_in()
-        if feed is not None and feed.ended and self.error is not feed.error:
+        if feed is not None and feed.ended:
             self.error = feed.error
+            if feed.crash is not None:
+                self.crash(feed.crash)
         if news or (feed is not None and feed.ended):
             self.redraw()
 
@@ -149,18 +157,19 @@ class NumatraceApp(App[None]):
         """All screens show the history as it is now; one that nobody sees waits until it is seen."""
         if not self.is_running or not self.screen_stack:
             return
-        error = self.error or (self.player.error if self.player is not None else None)
-        if error is not None:
-            self.main.footer.say(f"{error.message}; {error.hint}" if error.hint else error.message)
+        if self.error is not None:
+            self._tell(self.error)
+        if self.player is not None and self.player.error is not None:
+            self._tell(self.player.error)
+            self.player.error = None
         self._show(self.screen)
+
+    def _tell(self, error: NumatraceError) -> None:
+        self.main.footer.say(f"{error.message}; {error.hint}" if error.hint else error.message)
 
     def _show(self, screen: Screen[Any]) -> None:
         if hasattr(screen, "refresh_from"):
             cast(_Shows, screen).refresh_from(self.history)
-
-    def show_screen(self, screen: Screen[Any]) -> None:
-        """On top, until it is left."""
-        self.push_screen(screen, lambda _: self.redraw())
 
     def state_text(self) -> str:
         """The time shown, and in which state the view is."""
@@ -228,4 +237,4 @@ class NumatraceApp(App[None]):
         try:
             self.seek(await self.player.moment(text))
         except NumatraceError as error:
-            self.main.footer.say(f"{error.message}; {error.hint}" if error.hint else error.message)
+            self._tell(error)

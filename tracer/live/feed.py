@@ -21,13 +21,15 @@ class Feed:
     """Puts what `source` gives into `history`, and calls `wake` in the thread of the view when there is something new:
     once for all that has come since it was last called.
 
-    ended: whether no more samples come. words: how that came about, for the user. error: what ended it, if it was one.
+    ended: whether no more samples come. words: how that came about, for the user. error: what ended it, if it was one;
+    crash: the same, if it was a mistake of ours.
     """
 
     def __init__(self, source: Source, history: History, wake: Callable[[], None]) -> None:
         self.ended = False
         self.words = ""
         self.error: NumatraceError | None = None
+        self.crash: Exception | None = None
         self._source = source
         self._history = history
         self._wake = wake
@@ -60,6 +62,8 @@ class Feed:
             self.words = self._source.last_words()
         except NumatraceError as error:
             self.error = error
+        except Exception as error:
+            self.crash = error
         self.ended = True
         self._tell()
 

@@ -105,6 +105,9 @@ class Header(Panel):
         sample = self._history.current
         node_ids, pages, kib = sample.node_ids, sample.totals.tolist(), self._totals.kib(sample)
         columns = max(1, min(width // _METER_WIDTH, len(node_ids)))
+        # As many in each line, and so as wide as they can be.
+        columns = -(-len(node_ids) // max(1, -(-len(node_ids) // columns)))
+        columns = max(columns, 1)
         room = columns * most_lines
         single = len(node_ids) if len(node_ids) <= room else room - 1
         meters = [_Meter(f"N{node_ids[at]}", (node_ids[at],), (pages[at],), kib[at]) for at in range(single)]
@@ -151,8 +154,8 @@ class Header(Panel):
         if sample.untraced:
             counts["untraced"] = sample.untraced
         pieces = [
-            ("hooks " + "/".join(sorted({shot.hooks for shot in shots})), False),
-            ("reader " + "/".join(sorted({shot.reader for shot in shots})), False),
+            ("hooks " + ("/".join(sorted({shot.hooks for shot in shots})) or "-"), False),
+            ("reader " + ("/".join(sorted({shot.reader for shot in shots})) or "-"), False),
         ]
         pieces += [(f"{key} {count}", count != 0) for key, count in counts.items()]
         pieces.append((f"oldest {oldest:.1f} s", oldest > _STALE_S))

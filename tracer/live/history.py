@@ -285,7 +285,7 @@ def _share(tick: Tick, before: Tick | None) -> Tick:
 def _shared(shot: Snapshot, old: Snapshot | None) -> Snapshot:
     if old is None:
         return shot
-    same_vmas = shot.vmas is old.vmas or shot.vmas == old.vmas
+    same_vmas = shot.vmas is old.vmas or (len(shot.vmas) == len(old.vmas) and shot.vmas == old.vmas)
     same_pages = shot.pages is old.pages or np.array_equal(shot.pages, old.pages)
     return replace(
         shot,

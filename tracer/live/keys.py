@@ -34,6 +34,7 @@ class Key:
 _COMMON = (
     Key("help", ("f1", "question_mark"), "F1 ?", "Help", "this text", 0),
     Key("search", ("f3", "slash"), "F3 /", "Search", "go to the next row with a text; F3 again: the one after it"),
+    Key("search_on", ("n",), "n", "", "the next row with the text last searched for"),
     Key("filter", ("f4", "backslash"), "F4 \\", "Filter", "only rows with a text in name, policy or address"),
     Key("tree", ("f5", "t"), "F5 t", "Tree", "group by process; Enter on a process folds it"),
     Key("menu", ("f6",), "F6", "Sort", "choose the column to sort by"),

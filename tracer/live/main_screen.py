@@ -64,6 +64,10 @@ class MainScreen(Screen[None]):
         if self.timeline is not None:
             self.timeline.draw()
 
+    def on_screen_resume(self) -> None:
+        """What was on top is gone, and time has passed meanwhile."""
+        self._app.redraw()
+
     # --- keys ---
 
     def on_key(self, event: events.Key) -> None:
@@ -84,7 +88,7 @@ class MainScreen(Screen[None]):
         self.perform(message.action)
 
     def on_vma_table_chosen(self, message: VmaTable.Chosen) -> None:
-        self._app.show_screen(VmaScreen(self._app.history, message.pid, message.start))
+        self.app.push_screen(VmaScreen(self._app.history, message.pid, message.start))
 
     def on_time_line_wanted(self, message: TimeLine.Wanted) -> None:
         self._app.seek(message.index)
@@ -135,7 +139,8 @@ class MainScreen(Screen[None]):
             if column is not None:
                 self.table.set_layout(replace(self.table.layout_of_rows, sort=column, inverted=False))
 
-        self.app.push_screen(SortScreen(list(Column), self.table.layout_of_rows.sort), chosen)
+        columns = [column for column in Column if column is not Column.PID]
+        self.app.push_screen(SortScreen(columns, self.table.layout_of_rows.sort), chosen)
 
     def do_sort_next(self) -> None:
         self._sort_beside(1)
@@ -145,7 +150,9 @@ class MainScreen(Screen[None]):
 
     def _sort_beside(self, by: int) -> None:
         layout = self.table.layout_of_rows
-        columns = list(Column)
+        columns: list[Column] = [column for column in Column if column is not Column.PID]
+        if layout.sort not in columns:
+            layout = replace(layout, sort=Column.ADDRESS)
         column = columns[(columns.index(layout.sort) + by) % len(columns)]
         self.table.set_layout(replace(layout, sort=column, inverted=False))
 
@@ -166,7 +173,7 @@ class MainScreen(Screen[None]):
     def do_flows(self) -> None:
         from tracer.live.flows_screen import FlowsScreen
 
-        self._app.show_screen(FlowsScreen(self._app.history))
+        self.app.push_screen(FlowsScreen(self._app.history))
 
     # --- time ---
 
@@ -195,6 +202,10 @@ class MainScreen(Screen[None]):
 
     def do_search(self) -> None:
         self.prompt.ask(_SEARCH, self._needle)
+
+    def do_search_on(self) -> None:
+        if self._needle and not self.table.search(self._needle, True):
+            self.footer.say(f"no row with {self._needle}")
 
     def do_filter(self) -> None:
         self._before_filter = self.table.layout_of_rows.needle

@@ -29,12 +29,18 @@ _STRIDE = 120
 
 class Player:
     """history shows sample `index` of `recorded`. changed: called in the view's thread when another one is shown, or
-    when reading has failed, which `error` then tells.
+    when reading has failed, which `error` then tells. crashed: called where it failed by a mistake of ours.
 
     The sums of the history begin where it last jumped to (a little before).
     """
 
-    def __init__(self, recorded: Recorded, history: History, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        recorded: Recorded,
+        history: History,
+        changed: Callable[[], None],
+        crashed: Callable[[BaseException], None],
+    ) -> None:
         self.playing = False
         self.speed = 1.0
         self.index = -1
@@ -43,8 +49,8 @@ class Player:
         self._recorded = recorded
         self._history = history
         self._changed = changed
+        self._crashed = crashed
         self._wanted = 0
-        self._first = 0
         self._last = -1
         self._reader = ThreadPoolExecutor(1, "numatrace-reader")
         self._going: asyncio.Task[None] | None = None
@@ -87,6 +93,7 @@ class Player:
         self._wanted = min(max(index, 0), len(self._recorded) - 1)
         if self._going is None or self._going.done():
             self._going = asyncio.get_running_loop().create_task(self._go())
+            self._going.add_done_callback(self._check)
 
     def step(self, by: int) -> None:
         """So many samples on, or (negative) back, from the one that was last asked for."""
@@ -100,6 +107,10 @@ class Player:
         """Wait until the sample that was asked for is shown."""
         if self._going is not None:
             await self._going
+
+    def _check(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (mistake := task.exception()) is not None:
+            self._crashed(mistake)
 
     async def _go(self) -> None:
         while self.index != self._wanted:

@@ -62,7 +62,10 @@ class _Listing:
             if column is Column.NAME:
                 self._texts[column] = [vma.path.lower() for vma in self.vmas]
             else:
-                self._texts[column] = [(vma.policy.mode, vma.policy.nodes, vma.policy.flags) for vma in self.vmas]
+                # There are few policies, and to spell one takes longer than to recognize it.
+                known = {id(vma.policy): vma.policy for vma in self.vmas}
+                spelled = {key: policy.text() for key, policy in known.items()}
+                self._texts[column] = [spelled[id(vma.policy)] for vma in self.vmas]
         return self._texts[column]
 
     def matches(self, needle: str) -> npt.NDArray[np.bool_]:
@@ -72,16 +75,16 @@ class _Listing:
                 self._matches.clear()
             # Most VMAs share their names with others.
             known: dict[bytes, bool] = {}
-            policies: dict[object, bool] = {}
+            policies: dict[int, bool] = {}
             found = np.zeros(len(self.vmas), np.bool_)
             for row, vma in enumerate(self.vmas):
                 hit = known.get(vma.path)
                 if hit is None:
                     hit = known[vma.path] = needle in safe(vma.path).lower()
                 if not hit:
-                    policy = policies.get(vma.policy)
+                    policy = policies.get(id(vma.policy))
                     if policy is None:
-                        policy = policies[vma.policy] = needle in vma.policy.text().lower()
+                        policy = policies[id(vma.policy)] = needle in vma.policy.text().lower()
                     hit = policy or needle in f"{vma.start:x}"
                 found[row] = hit
             self._matches[needle] = found
