@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from textual.app import App
+from textual.pilot import Pilot
 from textual.screen import Screen
 
 from tests.unit import snapshots as fake
@@ -130,22 +132,32 @@ def read(screen: Screen[None]) -> list[str]:
     return [sheet.render_line(y).text.rstrip() for y in range(sheet.size.height)]
 
 
-Act = Callable[[Stage, Callable[..., Awaitable[None]]], Awaitable[None]]
+class Hand:
+    """Somebody at the keyboard."""
+
+    def __init__(self, stage: Stage, pilot: Pilot[None]) -> None:
+        self.stage = stage
+        self._pilot = pilot
+
+    async def press(self, *keys: str) -> None:
+        """Press keys, and wait until what they do is done."""
+        await self._pilot.press(*keys)
+        await self._pilot.pause()
+
+    async def resize(self, width: int, height: int) -> None:
+        """Pull at the corner of the window."""
+        await self._pilot.resize_terminal(width, height)
+        await self._pilot.pause()
 
 
-def perform(screen: Screen[None], act: Act, size: tuple[int, int] = (80, 24)) -> None:
-    """Show the screen in a terminal of this size; `act` gets the application and a function that presses keys."""
+def perform(screen: Screen[None], act: Callable[[Hand], Awaitable[None]], size: tuple[int, int] = (80, 24)) -> None:
+    """Show the screen in a terminal of this size and let `act` do what it likes."""
 
     async def run() -> None:
         stage = Stage(screen)
         async with stage.run_test(size=size) as pilot:
             await pilot.pause()
-
-            async def press(*keys: str) -> None:
-                await pilot.press(*keys)
-                await pilot.pause()
-
-            await act(stage, press)
+            await act(Hand(stage, pilot))
 
     asyncio.run(run())
 
@@ -154,10 +166,20 @@ def shown(screen: Screen[None], *keys: str, size: tuple[int, int] = (80, 24)) ->
     """What stands on the terminal after these keys."""
     lines: list[str] = []
 
-    async def act(stage: Stage, press: Callable[..., Awaitable[None]]) -> None:
+    async def act(hand: Hand) -> None:
         if keys:
-            await press(*keys)
+            await hand.press(*keys)
         lines.extend(read(screen))
 
     perform(screen, act, size)
     return lines
+
+
+def golden(name: str, lines: list[str]) -> None:
+    """Compare with a file of tests/golden/drill; UPDATE_GOLDEN=1 in the environment writes it."""
+    path = GOLDEN / f"{name}.txt"
+    text = "".join(line + "\n" for line in lines)
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text()

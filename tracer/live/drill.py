@@ -32,6 +32,8 @@ _HELP = (
     ("+ -", "closer, and less close; all the way out the strip shows the whole VMA"),
     ("arrows, PgUp PgDn", "move the cursor in the strip; the line below tells its address and pages"),
     ("Home End", "to the beginning and the end of the VMA"),
+    ("u", "pages, bytes, or percent"),
+    ("Space [ ]", "hold, and step back and forth in time"),
     ("F1 ? h", "this help"),
     ("", ""),
     ("expected", _EXPECTED),
@@ -84,7 +86,7 @@ class VmaScreen(Screen[None]):
     def refresh_from(self, history: History) -> None:
         """The history shows another sample, or shows it in another way."""
         self._history = history
-        self._subject.look(history.current)
+        self._subject.look(history.current, history.gone)
         self._facts = self._learn()
         self._draw(self.size.width, self.size.height)
 

@@ -13,6 +13,7 @@ from tracer.live.drill import VmaScreen
 from tracer.live.flows_page import Flowing, flowing, flows_page
 from tracer.live.history import History
 from tracer.live.sheet import Ink, Line, Sheet, footer, help_lines, state_of
+from tracer.model.sample import Sample
 
 __all__ = ["FlowsScreen"]
 
@@ -26,6 +27,7 @@ _HELP = (
     ("r R", "only the next, or the previous, of the kernel's reasons; after the last one all of them again"),
     ("up down PgUp PgDn", "choose one of the VMAs"),
     ("Enter", "more about that VMA"),
+    ("Space [ ]", "hold, and step back and forth in time"),
     ("F1 ? h", "this help"),
     ("", ""),
     ("from to", "rows of the matrix are the nodes that pages left, columns those that they reached"),
@@ -58,6 +60,7 @@ class FlowsScreen(Screen[None]):
         self._reason: str | None = None
         self._chosen: tuple[int, int] | None = None
         self._known: Flowing | None = None
+        self._signature: tuple[Sample, float, str | None, bool] | None = None
         self._helping = False
 
     def compose(self) -> ComposeResult:
@@ -82,7 +85,11 @@ class FlowsScreen(Screen[None]):
         self._learn()
 
     def _learn(self) -> None:
-        self._known = flowing(self._history, self._reason, self._in_all)
+        history = self._history
+        signature = history.current, history.summed_s, self._reason, self._in_all
+        # The sample itself, not what is equal to it: that comparison would cost more than it saves.
+        if self._signature is None or signature[0] is not self._signature[0] or signature[1:] != self._signature[1:]:
+            self._known, self._signature = flowing(history, self._reason, self._in_all), signature
         self._draw(self.size.width, self.size.height)
 
     def _draw(self, width: int, height: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from tracer.live.history import History
@@ -46,21 +47,26 @@ class Subject:
         self.found: Found | None = None
         self.gone = ""
         self._starts = {start}
+        self._fresh: Found | None = None
 
-    def look(self, sample: Sample) -> None:
-        """Find it in this sample. A VMA that grew downwards, as a stack does, or was merged into the one before it
-        begins elsewhere now, and is followed; one that was split is followed in the part that kept the start."""
-        found = self._in(sample.snapshots)
-        ended = self._in(sample.ended)
-        if found is not None and not (ended is not None and self._other(found)):
-            self.gone = ""
-            self._hold(found)
-            return
-        if ended is not None:
-            self._hold(ended)
-        if not any(shot.pid == self.pid for shot in sample.snapshots):
+    def look(self, sample: Sample, exited: Collection[int] = ()) -> None:
+        """Find it in this sample. exited: PIDs of targets that are in it though they are no more.
+
+        A VMA that grew downwards, as a stack does, or was merged into the one before it begins elsewhere now, and is
+        followed; one that was split is followed in the part that kept the start.
+        """
+        found, ended = self._in(sample.snapshots), self._in(sample.ended)
+        executed = any(shot.pid == self.pid for shot in sample.ended)
+        if found is not None and executed and self._differs(found):
+            found = None
+        self._fresh = found or ended
+        if self._fresh is not None:
+            self._hold(self._fresh)
+        if self.pid in exited or not any(shot.pid == self.pid for shot in sample.snapshots):
             self.gone = "the target has ended"
-        elif any(shot.pid == self.pid for shot in sample.ended):
+        elif found is not None:
+            self.gone = ""
+        elif executed:
             self.gone = "the target has executed another program"
         elif not self.gone:
             self.gone = "no longer mapped" if self.found else "nothing is mapped there"
@@ -70,7 +76,7 @@ class Subject:
         self.start = found.vma.start
         self._starts.add(self.start)
 
-    def _other(self, found: Found) -> bool:
+    def _differs(self, found: Found) -> bool:
         """Whether, after an exec, what lies at the same address is something else than what is shown."""
         last = self.found
         return last is not None and (found.vma.path, found.vma.start) != (last.vma.path, last.vma.start)
@@ -84,9 +90,9 @@ class Subject:
         return None
 
     def flows_now(self) -> list[FlowRow]:
-        """What moved in it since the sample before; nothing if it is gone."""
-        found = self.found
-        if found is None or found.snapshot.flows is None or self.gone:
+        """What moved in it since the sample before; nothing if it is not in the sample that was looked at last."""
+        found = self._fresh
+        if found is None or found.snapshot.flows is None:
             return []
         flows = found.snapshot.flows
         mine = flows.vma == found.row
