@@ -44,9 +44,7 @@ moments can be believed."""
 
 
 def _configure(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "file", nargs="+", metavar="FILE", help="a recording, or two: files or directories of numatrace record"
-    )
+    options.add_file(parser, "+", "a recording, or two: files or directories of numatrace record")
     options.add_span(parser, at="of two recordings: this moment of both")
     options.add_choice(parser)
     parser.add_argument(

@@ -35,7 +35,7 @@ Pages are those that the faults were about: 512 for a transparent huge page, oth
 A line on standard error that begins with # says for each process how far this can be believed: lost is 0 when no
 event was lost.
 
-With FILE, what numatrace record --faults wrote, it prints what happened then: all of it, or from --from to --to. -p and
+With FILE, what numatrace record wrote, it prints what happened then: all of it, or from --from to --to. -p and
 --name choose among the processes that were recorded."""
 
 

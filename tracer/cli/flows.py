@@ -33,7 +33,7 @@ Pages are counted as in numa_maps: a transparent huge page is 512 pages, a page 
 in bytes. A line on standard error that begins with # says for each process how far this can be believed: lost is 0
 when no event was lost.
 
-With FILE, what numatrace record --flows wrote, it prints what happened then: all of it, or from --from to --to. -p and
+With FILE, what numatrace record wrote, it prints what happened then: all of it, or from --from to --to. -p and
 --name choose among the processes that were recorded."""
 
 

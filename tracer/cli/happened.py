@@ -120,9 +120,12 @@ def _run_recorded(arguments: Namespace, path: str, report: Report[Sums], wants: 
 
 def _check_recorded(recording: Recording, wants: Wants) -> None:
     """NumatraceError where what is wanted was not recorded."""
-    for name in ("flows", "faults", "threads"):
-        if getattr(wants, name) and not getattr(recording.info, name):
-            raise NumatraceError(f"{name} were not recorded", f"record them with numatrace record --{name}")
+    info = recording.info
+    for name, missing in (("flows", wants.flows and not info.flows), ("faults", wants.faults and not info.faults)):
+        if missing:
+            raise NumatraceError(f"{name} were not recorded", f"record with hooks, and without --no-{name}")
+    if wants.threads and not info.threads:
+        raise NumatraceError("threads were not told apart when this was recorded", "use numatrace record --threads")
 
 
 def _start(recording: Recording) -> datetime:

@@ -36,6 +36,7 @@ __all__ = [
 TARGET_USAGE = "(-p PID | --cgroup PATH | --name PATTERN | -- CMD [ARG ...]) [--follow-forks]"
 FILE_USAGE = "(-p PID | --cgroup PATH | --name PATTERN | -- CMD [ARG ...] | FILE) [--follow-forks]"
 
+_FILE_HELP = "a recording instead: a file that numatrace record wrote, or a directory of such files"
 _PID_MAX = 2**31 - 1
 _INTERVAL_MAX_S = 86_400.0
 _DURATION_MAX_S = 366 * 86_400.0
@@ -92,14 +93,11 @@ def add_target(parser: ArgumentParser, file: bool = False) -> None:
     )
 
 
-def add_file(parser: ArgumentParser) -> None:
-    """A recording. As many words as there are, so that a command without -- is told from it."""
-    parser.add_argument(
-        "file",
-        nargs="*",
-        metavar="FILE",
-        help="a recording instead: a file that numatrace record wrote, or a directory of such files",
-    )
+def add_file(parser: ArgumentParser, nargs: str = "*", text: str = _FILE_HELP) -> None:
+    """A recording. By default as many words as there are, so that a command without -- is told from it."""
+    parser.add_argument("file", nargs=nargs, metavar="FILE", help=text)
+    # So that `--at -10s` is a value, as -10 would be: no option of ours begins with a digit.
+    parser._negative_number_matcher = re.compile(r"-[.\d]")
 
 
 def add_choice(parser: ArgumentParser) -> None:
@@ -133,8 +131,6 @@ def add_span(parser: ArgumentParser, at: str = "") -> None:
         group.add_argument("--at", type=moment, metavar="TIME", help=at)
     group.add_argument("--from", dest="first", type=moment, metavar="TIME", help="from this moment on")
     group.add_argument("--to", dest="last", type=moment, metavar="TIME", help="up to this moment")
-    # So that `--at -10s` is a value, as -10 would be: no option of ours begins with a digit.
-    parser._negative_number_matcher = re.compile(r"-[.\d]")
 
 
 def add_reading(parser: ArgumentParser) -> None:

@@ -54,7 +54,7 @@ def lines(
     yield from _totals(difference)
     if difference.moves is None:
         if same_run:
-            yield "# moves were not recorded (record --flows does): moved is what some nodes lost and others got"
+            yield "# moves were not recorded: moved is what in each VMA some nodes lost and others got"
     elif difference.moves:
         yield "# pages that moved, by reason, node they left (rows) and node they reached (columns)"
         yield from _moves(difference.moves, difference.node_ids)
