@@ -1,6 +1,6 @@
 """Entry of `make bench`: runs the benchmarks and prints their tables; --write also puts them into docs/overhead.md.
 
-python benchmarks/run.py [--rounds N] [--write] [storm|threads|forks|churn|walk|refresh|seed|startup ...]
+python benchmarks/run.py [--rounds N] [--write] [storm|threads|forks|churn|walk|refresh|seed|startup|recording|live ...]
 """
 
 from __future__ import annotations
@@ -17,7 +17,22 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
-from benchmarks import churn, forks, machine, migration, peers, refresh, seed, startup, storm, threads, walk, workload  # noqa: E402
+from benchmarks import (  # noqa: E402
+    churn,
+    forks,
+    live,
+    machine,
+    migration,
+    peers,
+    recording,
+    refresh,
+    seed,
+    startup,
+    storm,
+    threads,
+    walk,
+    workload,
+)
 from benchmarks.table import Section, render  # noqa: E402
 from tracer.errors import NumatraceError  # noqa: E402
 
@@ -39,6 +54,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "refresh": refresh,
     "seed": seed,
     "startup": startup,
+    "recording": recording,
+    "live": live,
 }
 WITH_NODES: dict[str, Benchmark] = {"migration": migration}
 """Those that take a machine with several nodes; run by name only (`make bench-vm`)."""

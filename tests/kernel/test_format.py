@@ -13,6 +13,7 @@ import pytest
 
 from tests.kernel import machine
 from tests.kernel.operations import MADV_PAGEOUT
+from tests.kernel.steady import steady
 from tests.kernel.target import Target
 from tests.kernel.ways import WAYS, traced_as_asked
 from tests.kernel.world import ANON, HUGE, PAGE, SHARED, KernelLacks, World
@@ -34,8 +35,6 @@ NAMES = (
     b"ends in (deleted)",
     b"#" + b"l" * 200,
 )
-TRIES = 20
-"""Reads of the kernel's file until two in a row are equal: flags of pages change until their CPU's batch is full."""
 
 
 def _files(w: World) -> Iterator[str]:
@@ -190,20 +189,6 @@ SCENES: dict[str, Callable[[World], Iterator[str]]] = {
 }
 
 
-def _kernel_lines(pid: int) -> list[bytes]:
-    return Path(f"/proc/{pid}/numa_maps").read_bytes().split(b"\n")[:-1]
-
-
-def _steady(pid: int, ours: Callable[[], list[bytes]]) -> tuple[list[bytes], list[bytes]]:
-    """The kernel's lines and ours, read while the kernel's were the same before and after."""
-    for _ in range(TRIES):
-        before = _kernel_lines(pid)
-        lines = ours()
-        if _kernel_lines(pid) == before:
-            return before, lines
-    raise AssertionError("the kernel's file does not come to rest")
-
-
 @pytest.mark.parametrize("way", WAYS)
 def test_every_line_equals_the_kernels(way: str, quiet_machine: None, nodes: list[int], files: Path) -> None:
     wrong: list[str] = []
@@ -212,7 +197,7 @@ def test_every_line_equals_the_kernels(way: str, quiet_machine: None, nodes: lis
             world = World(target, nodes, files)
             try:
                 for moment in scene(world):
-                    theirs, ours = _steady(target.pid, lambda: list(numa_maps.lines(session.refresh().only, full=True)))
+                    theirs, ours = steady(target.pid, lambda: list(numa_maps.lines(session.refresh().only, full=True)))
                     wrong += [f"{name}, {moment}: {line}" for line in _unequal(theirs, ours)]
             except KernelLacks:
                 pass
@@ -241,5 +226,5 @@ def test_the_command_prints_the_kernels_file(quiet_machine: None, nodes: list[in
             done = subprocess.run(command, capture_output=True, check=True)
             return done.stdout.split(b"\n")[:-1]
 
-        theirs, ours = _steady(target.pid, printed)
+        theirs, ours = steady(target.pid, printed)
     assert _unequal(theirs, ours) == []

@@ -17,6 +17,10 @@ ALLOWED = {
     "kernel": {"errors", "model", "kernel"},
     "session": {"errors", "model", "kernel", "session"},
     "render": {"errors", "model", "render"},
+    "record": {"errors", "model", "record"},
+    "live": {"errors", "model", "render", "live"},
+    "report": {"errors", "model", "render", "record", "report"},
+    "api": {"errors", "model", "kernel", "session", "record", "api"},
 }
 PURE = {"errors", "model", "render"}
 IMPURE = {"asyncio", "ctypes", "fcntl", "io", "mmap", "multiprocessing", "os", "select", "shutil", "signal"}
@@ -61,6 +65,22 @@ def test_pure_rooms_import_nothing_that_does_io(path: Path) -> None:
     assert not {name.split(".")[0] for name in imports(path)} & IMPURE
 
 
-def test_bcc_has_one_door() -> None:
-    doors = [identify(path) for path in MODULES if any(name.split(".")[0] == "bcc" for name in imports(path))]
-    assert doors == ["tracer/kernel/bpf.py"]
+DOORS = {
+    "bcc": {"tracer/kernel/bpf.py"},
+    "pyarrow": {"tracer/record"},
+    "textual": {"tracer/live"},
+    "rich": {"tracer/live"},
+    "matplotlib": {"tracer/report"},
+    "jinja2": {"tracer/report"},
+    "pandas": {"tracer/api"},
+}
+"""A library, and the module or the room through which alone it comes in."""
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_a_library_has_one_door(library: str) -> None:
+    users = [path for path in MODULES if any(name.split(".")[0] == library for name in imports(path))]
+    names = {identify(path) for path in users} | {identify(path.parent) for path in users}
+    assert users
+    assert DOORS[library] <= names
+    assert all(any(identify(path).startswith(door) for door in DOORS[library]) for path in users)
