@@ -62,7 +62,7 @@ print(totals.resample("1s").max().to_string())
 # %%
 sums = totals.sum(axis=1)
 sums = sums[sums > 0]
-few, many = sums.idxmin(), sums.idxmax()
+few, many = (sums.index[int(number)] for number in (sums.argmin(), sums.argmax()))
 keys = ["pid", "start", "name", "node"]
 before = recording.placement(at=few).set_index(keys)["bytes"]
 after = recording.placement(at=many).set_index(keys)["bytes"]

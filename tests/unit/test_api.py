@@ -287,8 +287,13 @@ def test_policies_are_spelled_as_the_kernel_did(opened: Open) -> None:
 
 
 def test_addresses_above_the_users_half_are_no_error(opened: Open) -> None:
-    top = vma((1 << 63) - (1 << 20), 16)
-    assert opened([sample(snapshot([top], [(1, 0)], NODES))]).vmas()["end"].tolist() == [top.end]
+    """int64 says -10485760 for the vsyscall page; nothing else is there."""
+    top = vma(0xFFFFFFFFFF600000, 1)
+    shot = snapshot([top], [(1, 0)], NODES, flows=flows([(0, 0, 2, 1, 4, 0)]), faults=faults([(0, 0, 0, NEW, 0, 8)]))
+    placements = opened([sample(shot)])
+    for frame in (placements.vmas(), placements.placement(), placements.flows(), placements.faults()):
+        assert frame["start"].tolist() == [-10485760]
+    assert placements.vmas()["size_bytes"].tolist() == [4096]
 
 
 # --- moments ---

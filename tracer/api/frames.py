@@ -26,6 +26,7 @@ __all__ = [
     "TRUST",
     "Columns",
     "Schema",
+    "address",
     "frame",
     "index_of_times",
     "microseconds",
@@ -101,6 +102,11 @@ TRUST: Schema = {
 _TEXT_DTYPE: Any = pd.Series(["text"]).dtype
 
 
+def address(number: int) -> int:
+    """As int64 has it: the kernel's half of the addresses, where only the vsyscall page is, becomes negative."""
+    return number if number < 1 << 63 else number - (1 << 64)
+
+
 def text(raw: bytes) -> str:
     """Names as JSON has them: UTF-8, with a byte that is not part of any UTF-8 character as `\\xNN`."""
     return raw.decode("utf-8", "backslashreplace")
@@ -143,8 +149,8 @@ def vmas(sample: Sample, node_ids: Sequence[int], details: bool = False) -> pd.D
     columns: dict[str, Any] = {
         "time": np.full(len(every), microseconds(sample.time)),
         "pid": _pids(shots),
-        "start": [vma.start for vma in every],
-        "end": [vma.end for vma in every],
+        "start": [address(vma.start) for vma in every],
+        "end": [address(vma.end) for vma in every],
         "size_bytes": [vma.end - vma.start for vma in every],
         "perms": [vma.perms for vma in every],
         "kind": [vma.kind.name.lower() for vma in every],
@@ -175,7 +181,7 @@ def placement(sample: Sample, node_ids: Sequence[int]) -> pd.DataFrame:
     columns = {
         "time": np.full(len(rows), microseconds(sample.time)),
         "pid": _pids(sample.snapshots)[rows],
-        "start": of_rows([vma.start for vma in every], np.int64),
+        "start": of_rows([address(vma.start) for vma in every], np.int64),
         "name": of_rows([text(vma.path) for vma in every]),
         "policy": of_rows(_policies(sample.snapshots)),
         "node": np.array(node_ids, np.int64)[nodes],

@@ -141,8 +141,8 @@ def _where(shot: Snapshot, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
     nowhere = frames.NOWHERE
     return {
         "pid": [shot.pid] * len(rows),
-        "start": [shot.vmas[row].start if row >= 0 else nowhere for row in rows.tolist()],
-        "end": [shot.vmas[row].end if row >= 0 else nowhere for row in rows.tolist()],
+        "start": [frames.address(shot.vmas[row].start) if row >= 0 else nowhere for row in rows.tolist()],
+        "end": [frames.address(shot.vmas[row].end) if row >= 0 else nowhere for row in rows.tolist()],
         "name": [frames.text(shot.vmas[row].path) if row >= 0 else "" for row in rows.tolist()],
     }
 

@@ -34,7 +34,7 @@ def exploded(table: Any, column: str) -> Any:
 
 
 def arrays(table: Any, missing: Mapping[str, Any] | None = None) -> dict[str, Array]:
-    """Each column as one numpy array: whole numbers int64, reals float64, times datetime64[us] (UTC), text object.
+    """Each column as one numpy array: whole numbers int64 (those from 2**63 on become negative), reals float64, times datetime64[us] (UTC), text object.
 
     missing: by column what a null becomes; otherwise 0, not a number, false or the empty text. A null time is an error:
     every row has one.
@@ -53,7 +53,7 @@ def _array(column: Any, missing: Any) -> Array:
     if pa.types.is_boolean(kind):
         return np.asarray(column.fill_null(bool(missing)).to_numpy(), np.bool_)
     if pa.types.is_integer(kind):
-        return np.asarray(column.cast(pa.int64()).fill_null(missing or 0).to_numpy())
+        return np.asarray(column.cast(pa.int64(), safe=False).fill_null(missing or 0).to_numpy())
     if pa.types.is_floating(kind):
         return np.asarray(column.fill_null(np.nan if missing is None else missing).to_numpy(), np.float64)
     return _texts(column, "" if missing is None else missing)

@@ -1,0 +1,283 @@
+"""A recording in the hands of others: pandas, DuckDB and polars read it without this package, types and units as
+documented, and the documented SQL says what the interface says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pytest
+
+import tracer
+from tests.unit.recordings import spaced, write_recording
+from tests.unit.snapshots import REASONS, TIME, details, faults, flows, regions, sample, snapshot, vma
+from tracer.model.policy import Mode, Policy
+from tracer.model.sample import Sample
+from tracer.model.snapshot import Snapshot, Trust
+from tracer.model.vma import Kind
+from tracer.record.recorder import Recorder
+from tracer.record.rotation import Rotation
+from tracer.record.schema import Info
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "api.md"
+BASE = 0x7F0000000000
+TABLE = vma(BASE, 16, policy=Policy(Mode.INTERLEAVE, nodes=(0, 1)))
+ODD = vma(BASE + (1 << 22), 4, kind=Kind.FILE, path=b"/tmp/\xff = 'x'\\012")
+HUGE = vma(BASE + (1 << 30), 1024, kind=Kind.FILE, path=b"/dev/hugepages/x", hugetlb=True, page_kb=2048)
+OTHER = vma(BASE + (1 << 31), 8, kind=Kind.HEAP, path=b"[heap]")
+
+
+def shot(vmas: list[Any], pages: list[tuple[int, int]], **fields: Any) -> Snapshot:
+    full = details([(1, 2, 3, 4, 5, 6)] * len(vmas))
+    spans = regions([(TABLE.start, 1, 2)] if vmas else [])
+    return snapshot(vmas, pages, details=full, regions=spans, **{"flows": flows(), "faults": faults(), **fields})
+
+
+def story() -> list[Sample]:
+    """What a recording has to tell: changes, what is unmapped, an exec, an exit, and a sample with nobody left."""
+    both = shot([TABLE, ODD, HUGE], [(8, 0), (3, 1), (0, 2)]), shot([TABLE, OTHER], [(5, 5), (1, 0)], pid=43)
+    moved = replace(
+        shot([TABLE, HUGE], [(4, 4), (0, 2)], trust=Trust(1, 2, 3, 4, 0.5)),
+        flows=flows([(0, 0, 1, 1, 4, 0), (-1, 1, 0, 2, 7, 1)]),
+        faults=faults([(1, 1, 0, 1, 0, 2)]),
+    )
+    last_words = replace(both[1], faults=faults([(1, 0, 0, 0, 43, 6)]))
+    # A process that called exec: another address space under the same PID, with a VMA at the same address.
+    executed = shot([OTHER], [(2, 2)], pid=43, comm=b"new")
+    # And one that nobody could look at any more: its VMAs are not known.
+    unseen = snapshot(flows=flows(), faults=faults([(-1, 1, 0, 1, 0, 2)]))
+    return spaced(
+        [
+            sample(*both),
+            sample(moved, both[1]),
+            sample(moved, executed, ended=(last_words,), untraced=2),
+            sample(executed, ended=(unseen,)),
+            sample(ended=(executed,)),
+        ],
+        seconds=0.5,
+    )
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("readers") / "x.parquet"
+    write_recording(file, story())
+    return file
+
+
+@pytest.fixture(scope="module")
+def connection() -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect() as it:
+        it.execute("SET TimeZone = 'UTC'")
+        yield it
+
+
+_UINT64 = ("start", "end", "offset", "inode")
+_DETAILS = ("anon", "dirty", "mapmax", "swapcache", "active", "writeback")
+_TRUST = ("settling", "unexplained", "lost", "drift", "untraced")
+_INT64 = ("pages", "N0", "N1", *_DETAILS, *_TRUST, "regions_read", "cpu_ns", "regions")
+_INT32 = ("pid", "ns_pid", "page_kb", "policy_flags")
+_VMA_TEXT = ("perms", "device", "kind", "name", "policy", "policy_nodes")
+_TEXT = ("event", "comm", "hooks", "reader", "spelling", *_VMA_TEXT)
+
+DUCKDB = (
+    {"time": "TIMESTAMP WITH TIME ZONE", "key": "BOOLEAN", "huge": "BOOLEAN", "policy_mode": "TINYINT"}
+    | {"comm_raw": "BLOB", "name_raw": "BLOB", "oldest_read_s": "DOUBLE"}
+    | dict.fromkeys(_UINT64, "UBIGINT")
+    | dict.fromkeys(_INT64, "BIGINT")
+    | dict.fromkeys(_INT32, "INTEGER")
+    | dict.fromkeys(_TEXT, "VARCHAR")
+    | {"flows": "STRUCT(source INTEGER, destination INTEGER, reason VARCHAR, pages BIGINT, failed BIGINT)[]"}
+    | {"faults": "STRUCT(cpu_node INTEGER, page_node INTEGER, kind VARCHAR, thread INTEGER, count BIGINT)[]"}
+)
+POLARS: dict[str, Any] = (
+    {"time": pl.Datetime("us", "UTC"), "key": pl.Boolean, "huge": pl.Boolean, "policy_mode": pl.Int8}
+    | {"comm_raw": pl.Binary, "name_raw": pl.Binary, "oldest_read_s": pl.Float64}
+    | dict.fromkeys(_UINT64, pl.UInt64)
+    | dict.fromkeys(_INT64, pl.Int64)
+    | dict.fromkeys(_INT32, pl.Int32)
+    | dict.fromkeys(_TEXT, pl.String)
+    | {
+        "flows": pl.List(
+            pl.Struct(
+                {
+                    "source": pl.Int32,
+                    "destination": pl.Int32,
+                    "reason": pl.String,
+                    "pages": pl.Int64,
+                    "failed": pl.Int64,
+                }
+            )
+        ),
+        "faults": pl.List(
+            pl.Struct(
+                {
+                    "cpu_node": pl.Int32,
+                    "page_node": pl.Int32,
+                    "kind": pl.String,
+                    "thread": pl.Int32,
+                    "count": pl.Int64,
+                }
+            )
+        ),
+    }
+)
+
+
+def test_duckdb_sees_the_documented_types(path: Path, connection: duckdb.DuckDBPyConnection) -> None:
+    described = connection.execute("DESCRIBE SELECT * FROM read_parquet(?)", [str(path)]).fetchall()
+    seen = {name: kind.replace('"', "") for name, kind, *_ in described}
+    assert seen == DUCKDB
+
+
+def test_polars_sees_the_documented_types(path: Path) -> None:
+    assert dict(pl.read_parquet_schema(path)) == POLARS
+    assert pl.read_parquet(path).height == pl.scan_parquet(path).collect().height > 0
+
+
+def test_pandas_sees_the_documented_types(path: Path) -> None:
+    rows = pd.read_parquet(path)
+    assert set(rows.columns) == set(DUCKDB)
+    assert isinstance(rows["time"].dtype, pd.DatetimeTZDtype)
+    assert str(rows["time"].dtype.tz) == "UTC"
+    assert rows["key"].dtype == bool
+    assert set(rows["event"].map(type)) == {str}
+    vmas = rows[rows["event"] == "vma"]
+    # Columns that do not apply to every event have gaps, and so are reals; addresses below 2**53 survive it.
+    assert vmas["start"].astype("int64").tolist()[0] == TABLE.start
+    assert vmas.dropna(subset="flows")["flows"].iloc[0].tolist() == [
+        {"source": 0, "destination": 1, "reason": REASONS[1], "pages": 4, "failed": 0}
+    ]
+
+
+def test_times_are_utc_and_one_per_sample(path: Path, connection: duckdb.DuckDBPyConnection) -> None:
+    expected = [it.time for it in story()]
+    assert expected[0] == TIME
+    assert sorted(set(pd.read_parquet(path)["time"])) == expected
+    assert pl.read_parquet(path)["time"].unique().sort().to_list() == expected
+    asked = connection.execute("SELECT DISTINCT epoch_us(time) FROM read_parquet(?) ORDER BY 1", [str(path)]).fetchall()
+    zero = datetime(1970, 1, 1, tzinfo=UTC)
+    assert [zero + timedelta(microseconds=us) for (us,) in asked] == expected
+
+
+def test_names_are_text_and_bytes_where_text_is_not_exact(path: Path) -> None:
+    rows = pl.read_parquet(path).filter((pl.col("event") == "vma") & pl.col("name_raw").is_not_null())
+    assert rows["name"].unique().to_list() == ["/tmp/\\xff = 'x'\\012"]
+    assert rows["name_raw"].unique().to_list() == [ODD.path]
+
+
+def test_units(path: Path, connection: duckdb.DuckDBPyConnection) -> None:
+    """Pages of page_kb KiB, bytes of addresses, nanoseconds of CPU, seconds of age."""
+    huge = pl.read_parquet(path).filter(pl.col("huge")).row(0, named=True)
+    assert (huge["end"] - huge["start"], huge["pages"] * huge["page_kb"]) == (4 << 20, 4096)
+    query = "SELECT cpu_ns, oldest_read_s, pages FROM read_parquet(?) WHERE event = 'target' AND settling = 1"
+    assert connection.execute(query, [str(path)]).fetchall()[0] == (1_234_567, 0.5, 10)
+
+
+# --- the same in SQL ---
+
+
+def documented(language: str, begin: str, path: Path) -> str:
+    """The example of docs/api.md that begins so, with the path of a recording."""
+    blocks: list[str] = re.findall(rf"```{language}\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    (block,) = [block for block in blocks if block.startswith(begin)]
+    assert "yesterday.parquet" in block
+    return block.replace("yesterday.parquet", str(path))
+
+
+def placements_by_sql(query: str, moment: datetime, connection: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
+    return connection.execute(query, {"moment": moment}).fetchall()
+
+
+def placements_by_api(recording: tracer.Recorded, index: int) -> list[tuple[Any, ...]]:
+    frame = recording.vmas(at=index).sort_values(["pid", "start"])
+    columns = ["pid", "start", "name", "policy", "pages", *(f"N{node}" for node in recording.node_ids)]
+    return list(frame[columns].itertuples(index=False, name=None))
+
+
+def test_the_documented_sql_is_the_placement_at_each_moment(path: Path, connection: duckdb.DuckDBPyConnection) -> None:
+    query = documented("sql", "WITH", path)
+    with tracer.open(path) as recording:
+        counts = []
+        for index, one in enumerate(story()):
+            expected = placements_by_api(recording, index)
+            assert placements_by_sql(query, one.time, connection) == expected
+            assert placements_by_sql(query, one.time + timedelta(milliseconds=300), connection) == expected
+            counts.append(len(expected))
+    assert counts == [5, 4, 3, 1, 0]
+
+
+def test_the_documented_totals(path: Path, connection: duckdb.DuckDBPyConnection) -> None:
+    found = connection.execute(documented("sql", "-- DuckDB: pages on node 0", path)).fetchall()
+    with tracer.open(path) as recording:
+        totals = recording.totals()["N0"]
+    assert [count for _, count in found] == totals[totals.index <= found[-1][0]].tolist() == [17, 10, 6, 2]
+
+
+def test_the_documented_flows_in_pandas(path: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(documented("python", "import pandas", path), names)
+    assert names["flows"]["flows"].tolist()[0]["pages"] == 4
+
+
+# --- many files ---
+
+
+@pytest.fixture(scope="module")
+def rotated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Sample]]:
+    """Files of an hour each, over midnight, and what is in them."""
+    directory = tmp_path_factory.mktemp("rotated") / "out"
+    first = sample(shot([TABLE, ODD], [(8, 0), (3, 1)]))
+    begun = replace(first, time=datetime(2025, 3, 1, 21, 30, tzinfo=UTC))
+    samples = spaced([begun, *[first] * 7, *story()], seconds=1200)
+    info = Info(host="a b/c", node_ids=(0, 1), details=True, flows=True, faults=True, regions=True, reasons=REASONS)
+    recorder = Recorder(str(directory), info, rotate=Rotation(seconds=3600))
+    for one in samples:
+        recorder.write(one)
+    assert recorder.close().files > 3
+    return directory, samples
+
+
+def test_a_directory_is_one_data_set(rotated: tuple[Path, list[Sample]], connection: duckdb.DuckDBPyConnection) -> None:
+    directory, samples = rotated
+    pattern = str(directory / "**" / "*.parquet")
+    query = "SELECT host, CAST(date AS VARCHAR), count(DISTINCT time) FROM read_parquet(?, hive_partitioning = true) "
+    by_duckdb = connection.execute(query + "GROUP BY ALL ORDER BY ALL", [pattern]).fetchall()
+    days = [one.time.date().isoformat() for one in samples]
+    assert by_duckdb == [("a b/c", day, days.count(day)) for day in sorted(set(days))]
+    assert len(by_duckdb) == 2
+    by_pandas = pd.read_parquet(directory)
+    assert by_pandas["time"].nunique() == len(samples)
+    assert set(by_pandas["date"].astype(str)) == set(days)
+    by_polars = pl.scan_parquet(pattern, hive_partitioning=True).select("time", "host", "date").collect()
+    assert by_polars["time"].n_unique() == len(samples)
+    assert by_polars["host"].unique().to_list() == ["a b/c"]
+
+
+def test_a_directory_is_opened_as_one_recording(rotated: tuple[Path, list[Sample]]) -> None:
+    directory, samples = rotated
+    with tracer.open(directory) as recording:
+        assert recording.times.tolist() == [pd.Timestamp(one.time) for one in samples]
+        assert recording.totals()["N0"].tolist() == [one.totals[0] for one in samples]
+        assert recording.flows()["pages"].sum() == sum(
+            int(it.flows.pages.sum()) for one in samples for it in (*one.ended, *one.snapshots) if it.flows
+        )
+        for index in (0, 4, 7, 9, len(samples) - 1):
+            assert recording.vmas(at=index)["pages"].sum() == samples[index].totals.sum()
+
+
+def test_the_documented_sql_reads_a_directory(
+    rotated: tuple[Path, list[Sample]], connection: duckdb.DuckDBPyConnection
+) -> None:
+    directory, samples = rotated
+    query = documented("sql", "WITH", directory / "**" / "*.parquet")
+    for one in samples:
+        pages = sum(row[4] for row in placements_by_sql(query, one.time, connection))
+        assert pages == one.totals.sum()
