@@ -55,6 +55,10 @@ _STYLE: dict[Any, Any] = {
     "path.simplify": True,
     "timezone": "UTC",
 }
+_PIXELS_PER_POINT = 1.43
+"""On a page as wide as it gets: text of 9 points has some 13 pixels."""
+_LEAST_PIXELS = 640
+"""Below that a picture is scrolled and not made smaller."""
 _BARE = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _NUMBER = re.compile(r"-?\d+\.\d{2,}")
 _LINK = "{http://www.w3.org/1999/xlink}href"
@@ -151,7 +155,9 @@ def _clean(element: ElementTree.Element, name: str) -> None:
 
 def _announce(root: ElementTree.Element, name: str, title: str, description: str) -> None:
     box = root.attrib["viewBox"]
+    width = float(box.split()[2]) * _PIXELS_PER_POINT
     root.attrib.clear()
+    root.attrib["style"] = f"max-width:{width:.0f}px;min-width:{min(width, _LEAST_PIXELS):.0f}px"
     attributes = {"viewBox": box, "class": "plot", "role": "img", "preserveAspectRatio": "xMidYMid meet"}
     root.attrib.update(attributes, **{"id": name, "aria-labelledby": f"{name}-title {name}-desc"})
     for place, (tag, text) in enumerate((("title", title), ("desc", description))):

@@ -67,7 +67,7 @@ def draw(history: History) -> Figure | None:
     nodes = {node for flow in flows for node in (flow.source, flow.destination)}
     if len(nodes) > _MOST_NODES:
         return _draw_matrix(flows)
-    with new_figure(max(2.6, 1.2 + 0.55 * len(nodes))) as figure:
+    with new_figure(max(2.8, 1.5 + 0.55 * len(nodes))) as figure:
         axes = figure.subplots()
         axes.set_axis_off()
         axes.set_xlim(-0.1, 1.1)
@@ -111,7 +111,7 @@ def _draw_bands(axes: Axes, flows: list[FlowSum]) -> None:
             name = f"node {node}" if node >= 0 else "unknown"
             axes.text(text_x, top + height / 2, f"{name}\n{amount(kib)}", ha=align, va="center", color=INK)
     for number, (top, height, kib) in middle.blocks.items():
-        _reason(axes, top + height / 2, max(height, _GAP * 0.8), f"{reasons[number]}  {amount(kib)}")
+        _reason(axes, top + height / 2, max(height, _GAP * 0.9), f"{reasons[number]}: {amount(kib)}")
     for x, text in ((0.0, "left"), (0.5, "because of"), (1.0, "reached")):
         axes.text(x, -0.045, text, ha="center", va="bottom", fontsize=8.5, color=MUTED)
 

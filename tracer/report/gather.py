@@ -261,11 +261,12 @@ class _Gatherer:
             steps.close(steps.present(int(chunk.process[at])), chunk.moment(at), ENDED, sums)
 
     def _note_ends(self, chunk: _Chunk, piece: slice) -> None:
+        """Ends come last in a piece, so what lives there is older."""
         targets, events = self._history.targets, chunk.event[piece]
-        for at in piece.start + np.flatnonzero(events == _EVENTS.index("ended")):
-            targets[int(chunk.process[at])].ended_at = int(chunk.ordinal[at])
         for process in np.unique(chunk.process[piece][events == _EVENTS.index("target")]).tolist():
             targets[process].ended_at = -1
+        for at in piece.start + np.flatnonzero(events == _EVENTS.index("ended")):
+            targets[int(chunk.process[at])].ended_at = int(chunk.ordinal[at])
 
     # --- what they are ---
 

@@ -1,4 +1,4 @@
-"""The map of the address space over time: which node had most of each stretch of addresses, and how clearly."""
+"""The map of the address space over time: on which nodes each stretch of addresses lay, and how full it was."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from tracer.render.palette import MIXED, node_colour
-from tracer.report.addresses import Scale, Shares, shares
+from tracer.render.palette import node_colour
+from tracer.report.addresses import Bands, Cells, Scale, cells
 from tracer.report.figure import INK, MUTED, clean, new_figure, put_text, time_axis
 from tracer.report.history import History
 from tracer.report.steps import Bookings, Steps
@@ -22,6 +23,7 @@ from tracer.report.words import amount, shortened, shown
 __all__ = ["TARGETS", "draw"]
 
 Int64s = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 TARGETS = 4
 """Targets whose addresses are shown, the largest ones."""
@@ -105,9 +107,11 @@ def _regions(history: History, spans: Steps, bookings: Bookings, keys: Int64s) -
 def _map(axes: Axes, history: History, target: int, part: _Part, height_in: float) -> None:
     x = time_axis(axes, history.columns.edges())
     scale = Scale.of(part.start, part.end, part.peak, _ROWS)
-    cells = shares(part.bookings, *part.at, scale, history.columns.count)
+    keys = _held(history.steps, target)
+    borders = scale.row(np.concatenate([history.steps.start[keys], history.steps.end[keys]]))
+    bands = Bands.of(borders, _ROWS, int(np.count_nonzero(part.bookings.change.any(axis=0))))
     axes.imshow(
-        _picture(cells, [to_rgb(node_colour(node)) for node in history.node_ids]),
+        _picture(cells(part.bookings, *part.at, scale, bands, history.columns.count), history.node_ids),
         extent=(float(x[0]), float(x[-1]), 0.0, float(_ROWS)),
         origin="lower",
         aspect="auto",
@@ -115,49 +119,61 @@ def _map(axes: Axes, history: History, target: int, part: _Part, height_in: floa
     )
     axes.set_xlim(float(x[0]), float(x[-1]))
     axes.set_ylim(0.0, float(_ROWS))
-    axes.set_ylabel("address")
-    _label(axes, history, target, scale, max(2, int(height_in * _LABELS_PER_IN)))
+    _label(axes, history, keys, scale, max(2, int(height_in * _LABELS_PER_IN)))
 
 
-def _picture(cells: Shares, colours: Sequence[tuple[float, float, float]]) -> npt.NDArray[np.uint8]:
-    """Colour: the node with most, the greyer the less clearly so. Opacity: how full, measured by the fullest time."""
-    nodes = np.array([*colours, (0.0, 0.0, 0.0)])
-    colour = nodes[cells.first]
-    clear = np.clip(2.0 * cells.share - 1.0, 0.0, 1.0)[:, :, None]
-    colour = np.array(to_rgb(MIXED)) * (1.0 - clear) + colour * clear
-    fullest = cells.total.max(axis=1, initial=0.0, keepdims=True)
-    full = np.divide(cells.total, fullest, out=np.zeros_like(cells.total), where=fullest > 0)
-    opacity = np.where(cells.first >= 0, _PALEST + (1.0 - _PALEST) * full, 0.0)
-    return np.round(255 * np.concatenate([colour, opacity[:, :, None]], axis=2)).astype(np.uint8)
+def _picture(lying: Cells, node_ids: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """RGBA. Colour: the node. Opacity: how much is there, measured by the fullest time of the row."""
+    colours = np.array([*(to_rgb(node_colour(node)) for node in node_ids), (0.0, 0.0, 0.0)])
+    fullest = lying.total.max(axis=1, initial=0.0, keepdims=True)
+    full = np.divide(lying.total, fullest, out=np.zeros_like(lying.total), where=fullest > 0)
+    opacity = np.where(lying.node >= 0, _PALEST + (1.0 - _PALEST) * full, 0.0)
+    return np.round(255 * np.concatenate([colours[lying.node], opacity[:, :, None]], axis=2)).astype(np.uint8)
 
 
-def _label(axes: Axes, history: History, target: int, scale: Scale, most: int) -> None:
-    """Names of the largest VMAs on the right, where they begin on the left, and a line around each."""
-    keys = _held(history.steps, target)
-    low, high = scale.row(history.steps.start[keys]), scale.row(history.steps.end[keys])
-    apart, taken, ticks = scale.rows / (most + 1), list[float](), dict[float, str]()
-    for place in np.argsort(low - high, kind="stable").tolist():
-        middle = (low[place] + high[place]) / 2
-        if len(taken) == most:
-            break
-        if any(abs(middle - other) < apart for other in taken):
-            continue
-        taken.append(middle)
-        key = int(keys[place])
-        name = shown(history.areas[key].name) or f"[{history.areas[key].kind}]"
-        text = f"{shortened(name, _NAME_CHARACTERS)}  {amount(float(history.steps.peak[key]))}"
-        put_text(axes, 1.008, middle / scale.rows, text, transform=axes.transAxes, va="center", fontsize=8, color=INK)
-        ticks[middle] = f"{int(history.steps.start[key]):x}"
+def _label(axes: Axes, history: History, keys: Int64s, scale: Scale, most: int) -> None:
+    """Names of the largest VMAs on the right, their first addresses on the left, and a line around each."""
+    steps = history.steps
+    low, high = scale.row(steps.start[keys]), scale.row(steps.end[keys])
+    largest = np.argsort(low - high, kind="stable")[:most]
+    largest = largest[(high - low)[largest] >= min(_ROWS / (4 * most), (high - low)[largest[0]])]
+    largest = largest[np.argsort(low[largest] + high[largest])]
+    middle = (low[largest] + high[largest]) / 2
+    for place, at, text_at in zip(largest.tolist(), middle, _apart(middle, scale.rows / most, scale.rows), strict=True):
+        area, begin = history.areas[int(keys[place])], int(steps.start[keys[place]])
+        name = shortened(shown(area.name) or f"[{area.kind}]", _NAME_CHARACTERS)
+        text = f"{name}: {amount(float(steps.peak[keys[place]]))}"
+        how = {"transform": axes.transAxes, "va": "center", "color": INK}
+        put_text(axes, 1.03, text_at / scale.rows, text, fontsize=8, **how)
+        put_text(axes, -0.03, text_at / scale.rows, f"{begin:x}", fontsize=7.5, family="monospace", ha="right", **how)
+        for x0, x1 in ((1.0, 1.025), (0.0, -0.025)):
+            line = Line2D([x0, x1], [at / scale.rows, text_at / scale.rows], color=MUTED, linewidth=0.6)
+            line.set(transform=axes.transAxes, clip_on=False)
+            axes.add_line(line)
         for edge in (low[place], high[place]):
             axes.axhline(edge, color=MUTED, linewidth=0.4, alpha=0.7)
-    axes.set_yticks(list(ticks), list(ticks.values()), fontsize=7.5, family="monospace")
+    axes.set_yticks([])
+    for x, text, align in ((-0.03, "from address", "right"), (1.03, "area: most memory", "left")):
+        axes.text(x, 1.02, text, transform=axes.transAxes, fontsize=7.5, color=MUTED, ha=align, va="bottom")
+
+
+def _apart(wanted: Floats, least: float, height: float) -> Floats:
+    """Places for labels, at least that far apart, near those that are wanted (ascending), between 0 and `height`."""
+    places = wanted.copy()
+    for index in range(1, len(places)):
+        places[index] = max(places[index], places[index - 1] + least)
+    over = height
+    for index in reversed(range(len(places))):
+        places[index] = min(places[index], over)
+        over = places[index] - least
+    return places
 
 
 def _legend_rows(history: History) -> int:
-    return -(-(len(history.node_ids) + 1) // 9)
+    return -(-(len(history.node_ids) + 3) // 12)
 
 
 def _legend(figure: Figure, history: History) -> None:
-    handles = [Patch(facecolor=node_colour(node), label=f"most on node {node}") for node in history.node_ids]
-    handles.append(Patch(facecolor=MIXED, label="no node has most"))
-    figure.legend(handles=handles, loc="outside upper left", ncols=8, fontsize=8, handlelength=1.2, columnspacing=1.2)
+    handles = [Patch(facecolor=node_colour(node), label=f"node {node}") for node in history.node_ids]
+    handles.append(Patch(facecolor=MUTED, alpha=0.3, label="paler: less there than at its fullest"))
+    figure.legend(handles=handles, loc="outside upper left", ncols=10, fontsize=8, handlelength=1.2, columnspacing=1.2)

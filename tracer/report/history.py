@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -113,15 +113,15 @@ class History:
 
     @property
     def started(self) -> datetime:
-        """Of the first sample, UTC without saying so."""
+        """Of the first sample, aware, in UTC."""
         started: datetime = self.times[0].item()
-        return started
+        return started.replace(tzinfo=UTC)
 
     @property
     def ended(self) -> datetime:
         """Of the last sample."""
         ended: datetime = self.times[-1].item()
-        return ended
+        return ended.replace(tzinfo=UTC)
 
     @property
     def seconds(self) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC
 from importlib import resources
 
 from jinja2 import Environment, StrictUndefined
@@ -127,7 +126,7 @@ def _subject(history: History) -> str:
 
 def _facts(history: History) -> list[tuple[str, str]]:
     info = history.info
-    started, ended = (timestamp(time.replace(tzinfo=UTC), "seconds") for time in (history.started, history.ended))
+    started, ended = (timestamp(time, "seconds") for time in (history.started, history.ended))
     state = "complete" if info.complete else "recovered: the recorder did not come to its orderly end"
     ended_by = f", ended by {shown(info.ended_by)}" if info.complete and info.ended_by else ""
     command = shortened(shown(shlex.join(info.command_line)), _COMMAND_CHARACTERS)

@@ -33,6 +33,8 @@ Int64s = npt.NDArray[np.int64]
 
 _NAME_CHARACTERS = 90
 _FULL_NAME_CHARACTERS = 4200
+_NEGLIGIBLE = 1e-3
+"""What changed less than this part of what changed most is not worth a row."""
 _AWAY = 0.05
 """From this difference of shares on, what a policy promises and what there is are said to differ."""
 
@@ -106,6 +108,7 @@ def changed_areas(history: History, most: int) -> list[AreaRow]:
         if destination in place:
             into[key, place[destination]] += kib
     score = (highest - least).sum(axis=1) + into.sum(axis=1) + out.sum(axis=1)
+    score[score < score.max(initial=0) * _NEGLIGIBLE] = 0
     order = np.argsort(-score, kind="stable")[:most]
     return [_area_row(history, key, least[key], into[key], out[key]) for key in order.tolist() if score[key] > 0]
 

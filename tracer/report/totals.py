@@ -21,16 +21,16 @@ Floats = npt.NDArray[np.float64]
 
 TARGETS = 6
 """Targets that have a plot of their own."""
-_FEW_NODES = 16
 _LABEL_SHARE = 0.09
+_PLACES, _ROOM = 80, 4
+"""Places in time where a label may be, and how many of them to either side it takes."""
 _HEIGHT_IN, _PANEL_IN = 2.9, 1.5
 
 
 def draw(history: History) -> Figure:
     """A stack of all nodes; below it, where there are several targets, one of each of the largest."""
     targets = history.ranked_targets()
-    few = TARGETS if len(history.node_ids) <= _FEW_NODES else TARGETS // 2
-    shown_targets = targets[:few] if len(targets) > 1 else []
+    shown_targets = targets[:TARGETS] if len(targets) > 1 else []
     ratios = [_HEIGHT_IN, *[_PANEL_IN] * len(shown_targets)]
     with new_figure(sum(ratios) + 0.35 * _legend_rows(history)) as figure:
         panels = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
@@ -93,18 +93,16 @@ def _corners(top: Floats) -> npt.NDArray[np.bool_]:
 
 def _mark_nodes(axes: Axes, history: History, x: Floats, top: Floats) -> None:
     """The node's name inside its area where there is room: colour alone would not do."""
-    bottom = np.concatenate([np.zeros((len(top), 1)), top[:, :-1]], axis=1)
-    least = _LABEL_SHARE * axes.get_ylim()[1]
-    for place, node in enumerate(history.node_ids):
-        thick = top[:, place] - bottom[:, place]
-        inside = np.flatnonzero((x > x[0] + 0.02 * (x[-1] - x[0])) & (x < x[-1] - 0.02 * (x[-1] - x[0])))
-        candidates = inside if len(inside) else np.arange(len(x))
-        at = int(candidates[np.argmax(thick[candidates])])
-        if thick[at] < least:
-            continue
-        middle = (x[0] + x[-1]) / 2 if len(x) == 2 else x[at]
-        colour = contrast_text(node_colour(node))
-        axes.text(middle, bottom[at, place] + thick[at] / 2, f"node {node}", color=colour, ha="center", va="center")
+    at = np.linspace(x[0], x[-1], _PLACES)
+    tops = np.stack([np.interp(at, x, column) for column in top.T])
+    bottoms = np.concatenate([np.zeros((1, _PLACES)), tops[:-1]])
+    for node, upper, lower in zip(history.node_ids, tops, bottoms, strict=True):
+        windows = np.lib.stride_tricks.sliding_window_view(np.stack([upper, lower]), 2 * _ROOM + 1, axis=1)
+        ceiling, floor = windows[0].min(axis=1), windows[1].max(axis=1)
+        best = int(np.argmax(np.round((ceiling - floor) / axes.get_ylim()[1], 3)))
+        if ceiling[best] - floor[best] >= _LABEL_SHARE * axes.get_ylim()[1]:
+            place = at[best + _ROOM], (ceiling[best] + floor[best]) / 2
+            axes.text(*place, f"node {node}", color=contrast_text(node_colour(node)), ha="center", va="center")
 
 
 def _legend_rows(history: History) -> int:
