@@ -71,6 +71,11 @@ def test_the_first_eight_are_told_apart_with_any_colour_vision(vision: str) -> N
     assert worst >= FIRST_FOUR
 
 
+@pytest.mark.parametrize("vision", VISIONS)
+def test_what_is_of_several_nodes_is_not_taken_for_one_of_them(vision: str) -> None:
+    assert min(difference(palette.MIXED, palette.node_colour(index), vision) for index in range(8)) >= TOLD_APART
+
+
 def test_the_simulation_knows_a_bad_palette() -> None:
     assert difference("#ff0000", "#00a000", "ordinary") > 100
     assert difference("#c04000", "#5a6a00", "protanopia") < TOLD_APART
