@@ -128,7 +128,7 @@ class Header(Panel):
             Unit.PERCENT: "",
         }[unit]
         if width >= _WIDE_METER:
-            figure = f"{count_text(count, 12)} pages {bytes_text(meter.kib * 1024):>6}"
+            figure = f" {count_text(count, 12):>9} pages {bytes_text(meter.kib * 1024):>6}"
         text = f"{figure:>9} {share:>6}" if figure else f" {share:>6}"
         room = width - len(meter.name) - 2 - len(text)
         if room < 1:

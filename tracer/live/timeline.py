@@ -49,7 +49,7 @@ class TimeLine(Panel):
         sign = ">" if player.playing else "="
         index = max(player.index, 0)
         left = f"{sign} {self._clock(0)} "
-        right = f" {self._clock(count - 1)} x{player.speed:g} {index + 1}/{count}"
+        right = self._tail()
         room = width - cell_len(left) - cell_len(right)
         if room < 3:
             return [Segment(fit(f"{sign} {self._clock(index)} {index + 1}/{count}", width), _BOLD)]
@@ -86,9 +86,13 @@ class TimeLine(Panel):
 
     def _margins(self) -> tuple[int, int]:
         """Cells before the line and after it."""
+        return cell_len(f"= {self._clock(0)} "), cell_len(self._tail())
+
+    def _tail(self) -> str:
+        """What stands after the line, always as wide."""
         count = len(self._recorded)
-        tail = f" {self._clock(count - 1)} x{self._player.speed:g} {max(self._player.index, 0) + 1}/{count}"
-        return cell_len(f"= {self._clock(0)} "), cell_len(tail)
+        number = str(max(self._player.index, 0) + 1).rjust(len(str(count)))
+        return f" {self._clock(count - 1)} x{self._player.speed:g} {number}/{count}"
 
     def on_click(self, event: events.Click) -> None:
         event.stop()
