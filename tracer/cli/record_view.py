@@ -151,7 +151,9 @@ class RecordView:
 
     def _say(self, written: Written) -> None:
         if self._output is not None:
-            self._output.write(json.dumps(self._facts(written)).encode() + b"\n")
+            from tracer.render.stream import json_line
+
+            self._output.write(json_line("recording", self._facts(written)).encode("ascii") + b"\n")
         if self._arguments.quiet or self.failed is not None:
             return
         if not written.files:
