@@ -36,12 +36,14 @@ print(f"{info.host}, Linux {info.kernel}, numatrace {info.version}: {' '.join(in
 # %% [markdown]
 # ## Is it exact?
 #
-# Samples in which anything was lost, still settling or unexplained. None: every count of every sample is exact.
+# In how many samples something was still settling (it changed while it was read, and is shown as last read), was not
+# explained yet, was lost or had drifted. All zero: every count of every sample is exact.
 
 # %%
 trust = recording.trust()
-doubtful = trust[(trust[["settling", "unexplained", "lost", "drift"]] != 0).any(axis=1)]
-print(f"\n{len(doubtful)} of {len(trust)} samples in doubt; {trust['cpu_ns'].sum() / 1e6:.1f} ms of CPU in all")
+doubts = (trust[["settling", "unexplained", "lost", "drift"]] != 0).sum()
+print(f"\nof {len(trust)} samples: {', '.join(f'{count} {word}' for word, count in doubts.items())}")
+print(f"what they cost: {trust['cpu_ns'].sum() / 1e6:.1f} ms of CPU in all")
 
 # %% [markdown]
 # ## Where were the pages, over time?

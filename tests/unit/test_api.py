@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import subprocess
 import sys
@@ -563,12 +562,3 @@ def test_a_name_that_does_not_exist() -> None:
     assert all(getattr(tracer, name) is not None for name in tracer.__all__)
     with pytest.raises(AttributeError, match="attatch"):
         tracer.attatch  # type: ignore[attr-defined] # noqa: B018
-
-
-def test_pandas_has_one_door() -> None:
-    package = importlib.util.find_spec("tracer")
-    assert package is not None
-    assert package.origin is not None
-    sources = Path(package.origin).parent.rglob("*.py")
-    doors = {path.parent.name for path in sources if "import pandas" in path.read_text()}
-    assert doors == {"api"}
