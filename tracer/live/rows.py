@@ -6,7 +6,7 @@ Everything that is done for each VMA is done by numpy, or once for each list of 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,23 @@ DESCENDING = frozenset({Column.SIZE, Column.PAGES, Column.NODES, Column.CHANGE, 
 """Numbers of which the largest come first."""
 
 
+_HEX_DIGITS = frozenset("0123456789abcdef")
+
+
+class _Distinct:
+    """A column of text of which most rows share theirs with others. text: what is shown of a value, in lower case."""
+
+    def __init__(self, values: list[Any], text: Callable[[Any], str]) -> None:
+        numbers: dict[Any, int] = {}
+        self.which = np.fromiter((numbers.setdefault(value, len(numbers)) for value in values), np.int64, len(values))
+        self.texts = [text(value) for value in numbers]
+
+    def matches(self, needle: str) -> npt.NDArray[np.bool_]:
+        """The rows that have `needle` in it."""
+        hits = np.fromiter((needle in text for text in self.texts), np.bool_, len(self.texts))
+        return hits[self.which]
+
+
 class _Listing:
     """What can be said of a list of VMAs, found out when it is asked for."""
 
@@ -53,40 +70,29 @@ class _Listing:
         self.start = np.fromiter((vma.start for vma in vmas), np.uint64, count)
         self.size = (np.fromiter((vma.end for vma in vmas), np.uint64, count) - self.start).astype(np.int64)
         self.page_kb = np.fromiter((vma.page_kb for vma in vmas), np.int64, count)
-        self._texts: dict[Column, list[Any]] = {}
+        self._distinct: dict[Column, _Distinct] = {}
         self._matches: dict[str, npt.NDArray[np.bool_]] = {}
 
-    def texts(self, column: Column) -> list[Any]:
-        """What the text of a column is sorted by, per VMA."""
-        if column not in self._texts:
+    def distinct(self, column: Column) -> _Distinct:
+        """The names, or else the policies."""
+        if column not in self._distinct:
             if column is Column.NAME:
-                self._texts[column] = [vma.path.lower() for vma in self.vmas]
+                self._distinct[column] = _Distinct([vma.path for vma in self.vmas], lambda path: safe(path).lower())
             else:
-                # There are few policies, and to spell one takes longer than to recognize it.
-                known = {id(vma.policy): vma.policy for vma in self.vmas}
-                spelled = {key: policy.text() for key, policy in known.items()}
-                self._texts[column] = [spelled[id(vma.policy)] for vma in self.vmas]
-        return self._texts[column]
+                # To spell or to hash a policy takes longer than to recognize it.
+                policies = {id(vma.policy): vma.policy for vma in self.vmas}
+                texts = {key: policy.text().lower() for key, policy in policies.items()}
+                self._distinct[column] = _Distinct([id(vma.policy) for vma in self.vmas], texts.__getitem__)
+        return self._distinct[column]
 
     def matches(self, needle: str) -> npt.NDArray[np.bool_]:
         """Which ones have `needle` (lower case) in their name, policy or address."""
         if needle not in self._matches:
             if len(self._matches) > 4:
                 self._matches.clear()
-            # Most VMAs share their names with others.
-            known: dict[bytes, bool] = {}
-            policies: dict[int, bool] = {}
-            found = np.zeros(len(self.vmas), np.bool_)
-            for row, vma in enumerate(self.vmas):
-                hit = known.get(vma.path)
-                if hit is None:
-                    hit = known[vma.path] = needle in safe(vma.path).lower()
-                if not hit:
-                    policy = policies.get(id(vma.policy))
-                    if policy is None:
-                        policy = policies[id(vma.policy)] = needle in vma.policy.text().lower()
-                    hit = policy or needle in f"{vma.start:x}"
-                found[row] = hit
+            found = self.distinct(Column.NAME).matches(needle) | self.distinct(Column.POLICY).matches(needle)
+            if set(needle) <= _HEX_DIGITS:
+                found |= np.fromiter((needle in f"{vma.start:x}" for vma in self.vmas), np.bool_, len(self.vmas))
             self._matches[needle] = found
         return self._matches[needle]
 
@@ -109,9 +115,11 @@ class Listings:
         key = column, tuple(map(id, rows.listings))
         if key not in self._ranks:
             self._ranks.clear()
-            texts = [text for listing in rows.listings for text in listing.texts(column)]
-            place = {text: number for number, text in enumerate(sorted(set(texts)))}
-            self._ranks[key] = np.fromiter((place[text] for text in texts), np.int64, len(texts))
+            columns = [listing.distinct(column) for listing in rows.listings]
+            texts = sorted({text for part in columns for text in part.texts})
+            place = {text: number for number, text in enumerate(texts)}
+            ranks = [np.array([place[text] for text in part.texts], np.int64)[part.which] for part in columns]
+            self._ranks[key] = _joined(ranks, np.int64)
         return self._ranks[key]
 
 
