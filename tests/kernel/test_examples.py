@@ -13,7 +13,7 @@ from tests.kernel.target import Target
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PAGES = ("watch", "record_and_analyse", "find_interleave_bug")
-SECONDS = 240
+SECONDS = 600  # an emulated machine needs minutes
 
 NOTEBOOK = """
 import pathlib, sys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 import tracer
 from tests.unit.fake_session import Script, session_module
 from tests.unit.snapshots import TIME, details, faults, flows, sample, snapshot, vma
+from tracer.errors import HooksMissing
 from tracer.kernel.procfs import TargetGone
 from tracer.model.policy import Mode, Policy, Spelling
 from tracer.model.sample import Sample
@@ -532,12 +534,25 @@ def test_after_close_what_was_told_stays(monkeypatch: pytest.MonkeyPatch) -> Non
         live.refresh()
 
 
+def test_what_is_forgotten_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(steps=shots(1))
+    attached(monkeypatch, script)
+    gc.collect()
+    assert script.events[-1] == "close"
+
+
 def test_a_failed_first_look_leaves_nothing_attached(monkeypatch: pytest.MonkeyPatch) -> None:
     script = Script(steps=[tracer.NumatraceError("no", "do something")])
     with pytest.raises(tracer.NumatraceError) as caught:
         attached(monkeypatch, script)
     assert script.events[-1] == "close"
     assert caught.value.__notes__ == ["do something"]
+
+
+def test_without_hooks_the_way_to_do_without_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(tracer.NumatraceError) as caught:
+        attached(monkeypatch, Script(steps=[HooksMissing("no hooks", "be root")]))
+    assert caught.value.__notes__ == ["be root", "or without what they tell: attach(pid, flows=False, faults=False)"]
 
 
 def test_a_clock_that_is_set_back_does_not_stop_time(monkeypatch: pytest.MonkeyPatch) -> None:

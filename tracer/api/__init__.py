@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from tracer.api.attached import DEFAULT_INTERVAL_S, DEFAULT_KEEP, Attached
 from tracer.api.placements import Placements
 from tracer.api.recorded import Recorded
+from tracer.errors import HooksMissing
 
 __all__ = ["Attached", "Placements", "Recorded", "attach", "open_file"]
 
@@ -57,7 +58,11 @@ def attach(
     interval = DEFAULT_INTERVAL_S if every is None else every
     _check(pids, interval, keep)
     options = Options(hooks, reader, seed, full, audit_cpu, flows, faults or threads, threads)
-    return Attached(Selection(pids, follow_forks), options, interval, keep)
+    try:
+        return Attached(Selection(pids, follow_forks), options, interval, keep)
+    except HooksMissing as error:
+        error.add_note("or without what they tell: attach(pid, flows=False, faults=False)")
+        raise
 
 
 def _check(pids: tuple[int, ...], every: float, keep: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -58,8 +59,10 @@ class Attached(Placements):
         self._options, self._every, self._clock = options, every, clock
         self._history = History()
         self._kept: deque[Sample] = deque(maxlen=keep)
-        self._life = ExitStack()
-        self._session: Session | None = self._life.enter_context(Session(selection, options, None))
+        life = ExitStack()
+        # Also when nobody calls close: a notebook that attaches again must not leave the old hooks behind.
+        self._end = weakref.finalize(self, life.close)
+        self._session: Session | None = life.enter_context(Session(selection, options, None))
         self._notes = self._session.notes
         try:
             self.refresh()
@@ -132,7 +135,7 @@ class Attached(Placements):
     def close(self) -> None:
         """Take all hooks away. What was told stays. Harmless to repeat."""
         self._session = None
-        self._life.close()
+        self._end()
 
     # --- what was told ---
 
