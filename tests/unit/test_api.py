@@ -6,6 +6,7 @@ import gc
 import math
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,15 +17,18 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
 
 import tracer
 from tests.unit.fake_session import Script, session_module
-from tests.unit.snapshots import TIME, details, faults, flows, sample, snapshot, vma
+from tests.unit.recordings import write_recording
+from tests.unit.snapshots import TIME, details, faults, flows, sample, snapshot, snapshots, vma
+from tracer.api import frames
 from tracer.errors import HooksMissing
 from tracer.kernel.procfs import TargetGone
 from tracer.model.policy import Mode, Policy, Spelling
 from tracer.model.sample import Sample
-from tracer.model.snapshot import Trust
+from tracer.model.snapshot import Snapshot, Trust
 from tracer.model.vma import Kind
 from tracer.record.rows import RowMaker
 from tracer.record.schema import Info, arrow_schema
@@ -79,8 +83,8 @@ def live(monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
         return given
 
     yield attach
-    for given in opened:
-        given.close()
+    for it in opened:
+        it.close()
 
 
 def write(path: Path, samples: Sequence[Sample], **fields: Any) -> Path:
@@ -105,8 +109,8 @@ def recorded(tmp_path: Path) -> Iterator[Open]:
         return opened[-1]
 
     yield record
-    for given in opened:
-        given.close()
+    for it in opened:
+        it.close()
 
 
 @pytest.fixture(params=["live", "recorded"])
@@ -406,6 +410,19 @@ def test_flows_that_were_not_recorded_are_not_just_none(tmp_path: Path) -> None:
         for frame_of in (recording.flows, recording.faults):
             with pytest.raises(tracer.NumatraceError, match="were not asked for"):
                 frame_of()
+
+
+@settings(max_examples=25, deadline=None)
+@given(snapshots())
+def test_any_placement_comes_back_as_it_was(shot: Snapshot) -> None:
+    one = sample(shot)
+    has_details = shot.details is not None
+    with tempfile.TemporaryDirectory() as directory:
+        write_recording(Path(directory) / "x.parquet", [one])
+        with tracer.open(Path(directory) / "x.parquet") as recording:
+            expected = frames.vmas(one, shot.node_ids, has_details)
+            pd.testing.assert_frame_equal(recording.vmas(), expected)
+            assert recording.totals().iloc[0].tolist() == expected[recording.totals().columns].sum().tolist()
 
 
 def test_samples_come_one_by_one(recorded: Open) -> None:
