@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from argparse import ArgumentParser, Namespace
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -88,12 +90,19 @@ def _drops(arguments: Namespace, stack: ExitStack) -> tuple[tuple[Drop, str] | N
 
     page = pictures = None
     if arguments.output is not None:
+        _check_not_the_recording(arguments)
         page = Drop.for_file(arguments.output, arguments.force)
         stack.enter_context(page[0])
     if arguments.png is not None:
         names = tuple(f"{plot.name}.png" for plot in PLOTS)
         pictures = stack.enter_context(Drop.for_directory(arguments.png, names, arguments.force))
     return page, pictures
+
+
+def _check_not_the_recording(arguments: Namespace) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        if os.path.samefile(arguments.file[0], arguments.output):
+            raise UsageError(f"{arguments.output} is the recording itself", "give another name")
 
 
 def _write(

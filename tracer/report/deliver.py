@@ -47,8 +47,6 @@ class Drop:
         head, name = os.path.split(path)
         try:
             folder, name = open_parent(path, caller())
-        except FileNotFoundError:
-            raise NumatraceError(f"cannot write {path}: there is no directory {head}", "make it first") from None
         except (OSError, ValueError) as error:
             raise _cannot_write(path, error) from None
         return cls(folder, head, (name,), replace), name
@@ -59,9 +57,6 @@ class Drop:
         trimmed = path.rstrip("/") or path
         try:
             folder = _open_directory(trimmed)
-        except FileNotFoundError:
-            head = os.path.dirname(trimmed)
-            raise NumatraceError(f"cannot write to {path}: there is no directory {head}", "make it first") from None
         except (OSError, ValueError) as error:
             raise _cannot_write(path, error) from None
         return cls(folder, trimmed, names, replace)
@@ -138,6 +133,9 @@ def _open_directory(path: str) -> Folder:
 def _cannot_write(path: str, error: OSError | ValueError) -> NumatraceError:
     if isinstance(error, ValueError):
         return NumatraceError(f"cannot write {path}: {error}", "give another name")
+    head = os.path.dirname(path.rstrip("/")) or "."
+    if isinstance(error, FileNotFoundError) and not os.path.isdir(head):
+        return NumatraceError(f"cannot write {path}: there is no directory {head}", "make it first, with mkdir -p")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return cannot("write", path, error, "free some space, or write elsewhere")
     return cannot("write", path, error, "choose a directory that is yours")

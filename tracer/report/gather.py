@@ -29,7 +29,7 @@ Int64s = npt.NDArray[np.int64]
 
 COLUMNS = 480
 """Stretches of time that a picture shows."""
-_ROWS_AT_ONCE = 400_000
+_ROWS_AT_ONCE = 150_000
 _FIRST_SAMPLES = 60
 _PAGE_KB = 4
 
@@ -97,7 +97,7 @@ class _Chunk:
 
     event: index into `_EVENTS`; key: whether of a key frame; process: index; sample: index, from
     the first sample of the report on; column, part: as `Columns.place` says; ordinal: counts all rows of the report.
-    kib: int64[n, nodes].
+    pages: int64[n, nodes]. ends: which rows tell of the end of a target.
     """
 
     rows: Rows
@@ -112,6 +112,7 @@ class _Chunk:
     end: Int64s
     page_kb: Int64s
     pages: Int64s
+    ends: Int64s
 
     def are(self, *events: str) -> npt.NDArray[np.bool_]:
         """Which rows are of these events."""
@@ -121,11 +122,16 @@ class _Chunk:
     def pieces(self) -> list[slice]:
         """Stretches of rows, each of which begins with a key frame or has none, and has ends of targets only last."""
         frame = np.flatnonzero(self.key & np.append(True, np.diff(self.sample) != 0))
-        ended = np.flatnonzero(self.are("ended"))
-        # The last one of each sample: those before it are of other targets.
-        ended = ended[np.append(np.diff(self.sample[ended]) != 0, True)] + 1 if len(ended) else ended
-        cuts = np.unique(np.concatenate([frame, ended, [0, len(self.event)]])).tolist()
+        # The last end of each sample: those before it are of other targets.
+        ends = self.ends[np.append(np.diff(self.sample[self.ends]) != 0, True)] + 1 if len(self.ends) else self.ends
+        cuts = np.unique(np.concatenate([frame, ends, [0, len(self.event)]])).tolist()
         return [slice(first, last) for first, last in pairwise(cuts)]
+
+    def ends_in(self, piece: slice) -> list[int]:
+        """Rows of the targets that ended there."""
+        first, last = np.searchsorted(self.ends, [piece.start, piece.stop])
+        rows: list[int] = self.ends[first:last].tolist()
+        return rows
 
     def begins_frame(self, at: int) -> bool:
         """Whether a key frame begins with this row."""
@@ -194,7 +200,8 @@ class _Gatherer:
         start, end = rows.numbers("start"), rows.numbers("end")
         process = self._processes(rows.numbers("pid"), event != _EVENTS.index("machine"))
         key = rows.flags("key")
-        return _Chunk(rows, event, key, process, sample, column, part, ordinal, start, end, page_kb, pages)
+        ends = np.flatnonzero(event == _EVENTS.index("ended"))
+        return _Chunk(rows, event, key, process, sample, column, part, ordinal, start, end, page_kb, pages, ends)
 
     def _processes(self, pids: Int64s, theirs: npt.NDArray[np.bool_]) -> Int64s:
         """The index of each; 0 also where a row is not of a process."""
@@ -253,11 +260,16 @@ class _Gatherer:
     def _take_piece(self, chunk: _Chunk, piece: slice, all_rows: StepRows, steps: Steps, sums: Int64s | None) -> None:
         if chunk.begins_frame(piece.start):
             # What a key frame leaves out is no more: it went since the sample before.
-            missing = np.setdiff1d(steps.present(), all_rows.key[chunk.frame(piece.start)])
-            steps.close(missing, chunk.moment(piece.start), UNMAPPED, sums)
+            frame = chunk.frame(piece.start)
+            missing = np.setdiff1d(steps.present(), all_rows.key[frame])
+            lives = np.isin(
+                steps.process[missing], chunk.process[frame][chunk.event[frame] != _EVENTS.index("machine")]
+            )
+            steps.close(missing[lives], chunk.moment(piece.start), UNMAPPED, sums)
+            steps.close(missing[~lives], chunk.moment(piece.start), ENDED, sums)
         rows = all_rows.ordered(np.arange(piece.start, piece.stop))
         steps.take(rows.ordered(np.flatnonzero(rows.key >= 0)), sums)
-        for at in piece.start + np.flatnonzero(chunk.are("ended")[piece]):
+        for at in chunk.ends_in(piece):
             steps.close(steps.present(int(chunk.process[at])), chunk.moment(at), ENDED, sums)
 
     def _note_ends(self, chunk: _Chunk, piece: slice) -> None:
@@ -265,7 +277,7 @@ class _Gatherer:
         targets, events = self._history.targets, chunk.event[piece]
         for process in np.unique(chunk.process[piece][events == _EVENTS.index("target")]).tolist():
             targets[process].ended_at = -1
-        for at in piece.start + np.flatnonzero(events == _EVENTS.index("ended")):
+        for at in chunk.ends_in(piece):
             targets[int(chunk.process[at])].ended_at = int(chunk.ordinal[at])
 
     # --- what they are ---
