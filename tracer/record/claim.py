@@ -136,7 +136,8 @@ class Claim:
         """Remove everything from the spool but the lock; `data` first, without which the rest means nothing."""
         self.ballast.release()
         self.spool.remove(DATA)
-        self.spool.sync()
+        with contextlib.suppress(OSError):
+            self.spool.sync()
         for name in self.spool.names():
             if name != _LOCK:
                 self.spool.remove(name)
@@ -200,6 +201,9 @@ def claim(output: str, replace: bool = False, rotated: bool = False) -> Claim:
         if isinstance(error, OSError):
             raise _cannot_record(output, error) from None
         raise
+    if taken.spool.status().st_uid != (owner.uid if owner else os.geteuid()):
+        taken.close()
+        raise _cannot_record(output, PermissionError(errno.EPERM, f"{taken.spool_path} is another user's"))
     if not taken.fresh:
         taken.close()
         raise NumatraceError(

@@ -106,7 +106,9 @@ class Recorder:
             self._put_away("rotation")
             self._maker.key_frame_next()
         if self._spool is None:
-            self._spool = Spool(self._claim, self._info)
+            # What is in the way there is an error now, and not when the file is finished.
+            with destination(self._claim, self._info.host, sample.time):
+                self._spool = Spool(self._claim, self._info)
             self._file_first = sample.time
         self._first = self._first or sample.time
         self._spool.append(self._maker.batch(sample))

@@ -129,6 +129,7 @@ class Sealed:
                 target.skip(sink)
                 writer.write_table(table, row_group_size=math.ceil(table.num_rows / groups))
                 writer.close()
+                target.drain()
             except BaseException:
                 target.give_up()
                 writer.close()
@@ -151,13 +152,10 @@ class Sealed:
         whole = pa.BufferOutputStream()
         footer.write_metadata_file(whole)
         os.ftruncate(self._fd, self.length)
-        offset = self.length
-        view = memoryview(whole.getvalue())[len(_MAGIC) :]
-        while view:
-            written = os.pwrite(self._fd, view, offset)
-            view, offset = view[written:], offset + written
+        end = memoryview(whole.getvalue())[len(_MAGIC) :]
+        _write_at(self._fd, end, self.length)
         os.fsync(self._fd)
-        return offset
+        return self.length + len(end)
 
     def read_live(self) -> LiveRows:
         """What is not sealed yet, of a recording that was left behind."""
@@ -179,6 +177,12 @@ class Sealed:
             self._fd = -1
 
 
+def _write_at(fd: int, data: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(data):
+        done += os.pwrite(fd, data[done:], offset + done)
+
+
 class _Target:
     """What pyarrow writes to: `data` behind its first `length` bytes, which are there and pass as written.
 
@@ -192,11 +196,13 @@ class _Target:
         self._fd = fd
         self._length = length
         self._given_up = False
+        self._kept = bytearray()
         self.position = 0
 
     def give_up(self) -> None:
         """From now on nothing is written: the writer insists on writing a footer, also after an error."""
         self._given_up = True
+        self._kept = bytearray()
 
     def skip(self, sink: Any) -> None:
         """Go to the end of what is there, through `sink`, which keeps its own count."""
@@ -204,19 +210,22 @@ class _Target:
             sink.write(self._PIECE[: self._length - self.position])
 
     def write(self, data: bytes) -> int:
-        view = memoryview(data)
-        if self.position < self._length or self._given_up:
-            # The magic of a new file, and the pieces of `skip`, end where the old bytes end.
-            self.position += len(view)
-            return len(view)
-        while view:
-            written = os.pwrite(self._fd, view, self.position)
-            view = view[written:]
-            self.position += written
+        """It comes in small pieces, and goes to the disk in large ones."""
+        # The magic of a new file, and the pieces of `skip`, end where the old bytes end.
+        if self.position >= self._length and not self._given_up:
+            self._kept += data
+        self.position += len(data)
+        if len(self._kept) >= len(self._PIECE):
+            self.drain()
         return len(data)
 
+    def drain(self) -> None:
+        """Everything to the disk."""
+        _write_at(self._fd, memoryview(self._kept), self.position - len(self._kept))
+        self._kept = bytearray()
+
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """`drain` is called when it is time."""
 
     def close(self) -> None:
         """The descriptor is not ours."""
