@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tracer.record.buffers import dictionary, numpy_array, row_numbers
 from tracer.record.schema import DETAILS, node_column
 
 __all__ = ["ENDED", "MACHINE", "TARGET", "Chunk", "Heads", "Lists", "Spread"]
@@ -44,7 +45,7 @@ class Spread:
 
     def __init__(self, columns: dict[str, Any], at: Rows, node_ids: Sequence[int]) -> None:
         self.at = at
-        self._columns, self._rows, self._node_ids = columns, pa.array(at), node_ids
+        self._columns, self._rows, self._node_ids = columns, row_numbers(at), node_ids
 
     def __len__(self) -> int:
         return len(self.at)
@@ -54,15 +55,11 @@ class Spread:
 
     def numbers(self, name: str) -> npt.NDArray[Any]:
         """In the column's own dtype; 0 where it is null."""
-        column = self._column(name)
-        if column.null_count:
-            column = column.fill_null(False if pa.types.is_boolean(column.type) else 0)
-        array: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
-        return array
+        return numpy_array(self._column(name))
 
     def words(self, name: str) -> list[Any]:
         """Strings or bytes; None where they are null."""
-        words, indices = _dictionary(self._column(name))
+        words, indices = dictionary(self._column(name))
         listed: list[Any] = np.array(words, object)[indices].tolist()
         return listed
 
@@ -74,7 +71,7 @@ class Spread:
     def lists(self, name: str) -> Lists:
         """A null is an empty list."""
         column = self._column(name)
-        lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        lengths = numpy_array(column.value_lengths())
         offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
         items = column.flatten()
         return Lists(offsets, {field.name: items.field(field.name) for field in items.type})
@@ -97,8 +94,10 @@ class Spread:
 
     @cached_property
     def pages(self) -> Int64s:
-        """int64 of shape (rows, nodes)."""
-        columns = [self.numbers(node_column(node)) for node in self._node_ids]
+        """int64 of shape (rows, nodes); 0 for a node that the file does not know."""
+        none = np.zeros(len(self), np.int64)
+        names = [node_column(node) for node in self._node_ids]
+        columns = [self.numbers(name) if name in self._columns else none for name in names]
         return np.column_stack(columns) if columns else np.zeros((len(self), 0), np.int64)
 
     @cached_property
@@ -181,16 +180,8 @@ class Chunk:
 
 
 def _event_numbers(column: Any) -> Int64s:
-    words, indices = _dictionary(column)
+    words, indices = dictionary(column)
     return np.array([_EVENTS.get(word, UNKNOWN) for word in words], np.int64)[indices]
-
-
-def _dictionary(column: Any) -> tuple[list[Any], Rows]:
-    """The words of a column, None as the last of them, and which of them is in each row."""
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    words = [*column.dictionary.to_pylist(), None]
-    return words, column.indices.fill_null(len(words) - 1).to_numpy(zero_copy_only=False)
 
 
 def _one_array(column: Any) -> Any:

@@ -165,20 +165,21 @@ class Decoder:
         """What is to be shown of it now. base: what its rows are changes to. old: what to share what is equal with."""
         vmas = self._updated_vmas(opened, head, base.vmas if base else None)
         spans = self._updated_spans(opened, head, base.spans if base else None)
-        return self._shared(vmas, spans, head.has_details, old)
-
-    def _shared(self, vmas: Ledger, spans: Ledger | None, has_details: bool, old: _Shown | None) -> _Shown:
-        if old is not None:
+        if base is None and old is not None:
             vmas = vmas.like(old.vmas)
             if spans is not None and old.spans is not None:
                 spans = spans.like(old.spans)
-            if vmas is old.vmas and spans is old.spans and has_details == (old.details is not None):
-                return old
+        return self._shared(vmas, spans, head.has_details and self._info.details, old)
+
+    def _shared(self, vmas: Ledger, spans: Ledger | None, has_details: bool, old: _Shown | None) -> _Shown:
+        """What snapshots get of these, as far as possible the very objects that the one before got."""
+        if old is not None and vmas is old.vmas and spans is old.spans and has_details == (old.details is not None):
+            return old
         nodes = len(self._node_ids)
         pages = vmas.counts[:, :nodes]
         if old is not None and np.array_equal(pages, old.pages):
             pages = old.pages
-        details = Details(*vmas.counts[:, nodes:].T) if has_details and self._info.details else None
+        details = Details(*vmas.counts[:, nodes:].T) if has_details else None
         regions = None
         if spans is not None:
             same = old is not None and old.spans is spans
@@ -265,7 +266,7 @@ class Decoder:
             rows = _last_of_each(chunk.spans, None, head.pid, life.begin_of_spans)
             empty = Ledger.empty(len(self._node_ids))
             spans = _with_spans(empty, chunk.spans.starts[rows], chunk.spans.pages[rows])
-        return self._shared(vmas, spans, head.has_details, None)
+        return self._shared(vmas, spans, head.has_details and self._info.details, None)
 
 
 def _with_spans(base: Ledger, starts: Uint64s, pages: Int64s) -> Ledger:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tracer.model.events import Kind
+from tracer.record.buffers import dictionary, numpy_array
 from tracer.record.chunk import Chunk, Lists
 from tracer.record.words import FAULT_WORDS
 
@@ -88,10 +90,9 @@ def _fault(word: str) -> int:
 
 
 def _int64s(values: Any) -> Int64s:
-    return np.asarray(values.fill_null(0).to_numpy(zero_copy_only=False), np.int64)
+    return numpy_array(values).astype(np.int64)
 
 
-def _coded(values: Any, code: Any) -> Int64s:
-    encoded = values.fill_null("").dictionary_encode()
-    codes = np.array([code(word) for word in encoded.dictionary.to_pylist()], np.int64)
-    return codes[encoded.indices.to_numpy(zero_copy_only=False)] if len(codes) else np.empty(0, np.int64)
+def _coded(values: Any, code: Callable[[str], int]) -> Int64s:
+    words, indices = dictionary(values)
+    return np.array([*(code(word) for word in words[:-1]), 0], np.int64)[indices]

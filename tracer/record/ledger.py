@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +90,7 @@ class Ledger:
         """The same, made of the parts of `other` where they are equal."""
         starts = other.starts if np.array_equal(self.starts, other.starts) else self.starts
         counts = other.counts if np.array_equal(self.counts, other.counts) else self.counts
-        same = len(self.things) == len(other.things) and all(map(_is, self.things, other.things))
+        same = len(self.things) == len(other.things) and all(map(operator.is_, self.things, other.things))
         things = other.things if same else self.things
         if starts is other.starts and counts is other.counts and things is other.things:
             return other
@@ -103,7 +104,3 @@ def common(these: npt.NDArray[Any], those: npt.NDArray[Any]) -> tuple[Rows, Rows
     at = np.minimum(np.searchsorted(those, these), len(those) - 1)
     same = those[at] == these
     return np.flatnonzero(same), at[same]
-
-
-def _is(one: Any, other: Any) -> bool:
-    return one is other

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tracer.errors import NumatraceError
-from tracer.record.schema import METADATA_KEY, Info, arrow_schema
+from tracer.record.buffers import dictionary, numpy_array, row_numbers
+from tracer.record.schema import METADATA_KEY, TIME_TYPE, Info, arrow_schema
 
 __all__ = ["Part"]
 
 Int64s = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 _NEEDED = ("time", "event", "key")
 _GROUPS_KEPT = 2
@@ -27,43 +30,101 @@ _GROUPS_KEPT = 2
 class Part:
     """A file. info: its metadata. times: of its samples, datetime64[us]; empty when it has none.
 
-    NumatraceError when it is no recording, or cannot be read.
+    All that reads raises NumatraceError where the file is no recording, is damaged or cannot be read.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        try:
-            self._file = pq.ParquetFile(path)
-        except FileNotFoundError as error:
-            raise NumatraceError(f"no such recording: {path}") from error
-        except (OSError, pa.ArrowException) as error:
-            raise NumatraceError(f"cannot read {path}: {error}") from error
-        self.info = self._read_info()
-        self._schema = arrow_schema(self.info)
         self._groups: OrderedDict[int, Any] = OrderedDict()
-        counts = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
-        self._group_rows = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
-        self._index()
+        self._file: Any = None
+        self._source = self._open()
+        self._identity = _identity(self._source)
+        try:
+            with self._reading():
+                file = pq.ParquetFile(self._source)
+            self._metadata = file.metadata
+            self.info = self._read_info(file.schema_arrow)
+            self._schema = arrow_schema(self.info)
+            self._there = set(file.schema_arrow.names)
+            self._index(file)
+        except BaseException:
+            self._source.close()
+            raise
 
     def close(self) -> None:
-        """Harmless to repeat."""
+        """Let go of the file and of what was read of it. Harmless to repeat; who reads again opens it again."""
         self._groups.clear()
-        self._file.close()
+        self._file = None
+        self._source.close()
 
-    def _read_info(self) -> Info:
-        metadata = self._file.schema_arrow.metadata or {}
-        if METADATA_KEY not in metadata:
-            raise NumatraceError(f"{self.path} is a parquet file, but not a recording of numatrace")
-        return Info.from_json(metadata[METADATA_KEY])
+    def _open(self) -> BinaryIO:
+        with self._reading():
+            return open(self.path, "rb")
 
-    def _index(self) -> None:
-        table = self._file.read(columns=["time", "key"])
-        times = table.column("time").to_numpy().astype("datetime64[us]")
-        differs = np.concatenate(([True], times[1:] != times[:-1])) if len(times) else np.empty(0, np.bool_)
-        first = np.flatnonzero(differs)
-        self.times: npt.NDArray[np.datetime64] = times[first]
+    def _data(self) -> Any:
+        """The file, with words read as they are in it, each once: that takes half the time."""
+        if self._file is None:
+            if self._source.closed:
+                self._source = self._open()
+                if _identity(self._source) != self._identity:
+                    raise NumatraceError(f"{self.path} has changed since it was opened", "open it again")
+            words = [it.name for it in self._schema if it.type in (pa.string(), pa.binary()) and it.name in self._there]
+            self._file = pq.ParquetFile(self._source, metadata=self._metadata, read_dictionary=words)
+        return self._file
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise NumatraceError(f"there is no {self.path}") from error
+        except pa.ArrowException as error:
+            raise self._damaged("it is no parquet file, or only a part of one") from error
+        except OSError as error:
+            raise NumatraceError(f"cannot read {self.path}: {error.strerror or error}") from error
+
+    def _damaged(self, why: str) -> NumatraceError:
+        return NumatraceError(f"cannot read {self.path} as a recording: {why}")
+
+    def _read_info(self, schema: Any) -> Info:
+        text = (schema.metadata or {}).get(METADATA_KEY)
+        if text is None:
+            raise self._damaged("it is a parquet file, but numatrace did not write it")
+        try:
+            info = Info.from_json(text)
+        except NumatraceError as error:
+            raise NumatraceError(f"{self.path}: {error.message}", error.hint) from None
+        except ValueError as error:
+            raise self._damaged(f"its metadata cannot be understood ({error})") from error
+        for name in _NEEDED:
+            if name not in schema.names:
+                raise self._damaged(f"it has no column {name}")
+        return info
+
+    # --- where the samples are ---
+
+    def _index(self, file: Any) -> None:
+        counts = [self._metadata.row_group(group).num_rows for group in range(self._metadata.num_row_groups)]
+        self._group_rows = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
+        with self._reading():
+            times, keys = self._times_and_keys(file)
+        if (times[1:] < times[:-1]).any():
+            raise self._damaged("its rows are not in the order of time")
+        first = (
+            np.flatnonzero(np.concatenate(([True], times[1:] != times[:-1]))) if len(times) else np.empty(0, np.intp)
+        )
+        self.times: npt.NDArray[np.datetime64] = times[first].view("datetime64[us]")
         self._bounds = np.append(first, len(times))
-        self._keys = np.flatnonzero(table.column("key").to_numpy()[first])
+        self._keys = np.flatnonzero(keys[first])
+        if len(first) and (not len(self._keys) or self._keys[0] != 0):
+            raise self._damaged("it does not begin with a key frame")
+
+    def _times_and_keys(self, file: Any) -> tuple[Int64s, Bools]:
+        table = file.read(columns=["time", "key"])
+        if table.column("time").null_count or table.column("key").null_count:
+            raise self._damaged("a row has no time")
+        times = table.column("time").cast(TIME_TYPE).cast(pa.int64()).combine_chunks()
+        return numpy_array(times), numpy_array(table.column("key").combine_chunks())
 
     def key_before(self, sample: int) -> int:
         """The last key frame that is not after this sample."""
@@ -75,6 +136,8 @@ class Part:
         upto = int(np.searchsorted(self._bounds, self._bounds[first] + rows, side="right")) - 2
         return min(last, max(first, upto))
 
+    # --- rows ---
+
     def samples(self, first: int, last: int) -> tuple[Any, Int64s]:
         """All columns of the rows of these samples, and where each of these begins in them."""
         bounds = self._bounds[first : last + 2]
@@ -83,20 +146,22 @@ class Part:
         rows = pa.concat_tables([self._group(group) for group in groups])
         return rows.slice(begin - int(self._group_rows[groups[0]]), end - begin), bounds - bounds[0]
 
-    def rows(self, first: int, last: int, events: Sequence[str], names: Sequence[str]) -> Any:
-        """These columns of the rows of the samples from `first` to `last`, and only of these events, if any is named.
-
-        A column that the file does not have is all null.
+    def rows(self, first: int, last: int, events: Sequence[str], schema: Any) -> Any:
+        """The columns of `schema` of the rows of the samples from `first` to `last`, and only of these events, if any
+        is named. A column that the file does not have is all null.
         """
         begin, end = int(self._bounds[first]), int(self._bounds[last + 1])
         kept = []
         for group in self._overlapping(begin, end):
             base = int(self._group_rows[group])
-            table = self._read(group, [*names, "event"] if events else names)
-            table = table.slice(max(0, begin - base), min(end - base, table.num_rows) - max(0, begin - base))
+            table = self._read(group, {*schema.names, "event"} if events else schema.names)
+            low, high = max(0, begin - base), min(end - base, table.num_rows)
+            table = table.slice(low, high - low)
             if events:
-                table = table.filter(pc.is_in(table.column("event"), pa.array(events)))
-            kept.append(table.select(names))
+                words, of_rows = dictionary(table.column("event").combine_chunks())
+                wanted = np.array([word in events for word in words], np.bool_)[of_rows]
+                table = table.take(row_numbers(np.flatnonzero(wanted)))
+            kept.append(_conform(table, schema))
         return pa.concat_tables(kept)
 
     def _overlapping(self, begin: int, end: int) -> range:
@@ -108,27 +173,37 @@ class Part:
         """All columns of a row group; the last ones stay in memory."""
         table = self._groups.pop(group, None)
         if table is None:
-            table = self._read(group, self._schema.names)
+            table = self._usable(self._read(group, self._schema.names))
         self._groups[group] = table
         while len(self._groups) > _GROUPS_KEPT:
             self._groups.popitem(last=False)
         return table
 
-    def _read(self, group: int, names: Sequence[str]) -> Any:
-        """These columns of a row group, in the types of the schema."""
-        there = set(self._file.schema_arrow.names)
-        names = list(dict.fromkeys(names))
-        table = self._file.read_row_group(group, columns=[name for name in names if name in there])
-        columns = [
-            table.column(name).cast(self._type(name)) if name in there else _nulls(table.num_rows, self._type(name))
-            for name in names
-        ]
-        return pa.table(dict(zip(names, columns, strict=True)))
+    def _read(self, group: int, names: Iterable[str]) -> Any:
+        """Those of these columns of a row group that the file has."""
+        with self._reading():
+            return self._data().read_row_group(group, columns=[name for name in names if name in self._there])
 
-    def _type(self, name: str) -> Any:
-        at = self._schema.get_field_index(name)
-        return self._schema.field(at).type if at >= 0 else pa.int64()
+    def _usable(self, table: Any) -> Any:
+        """All columns of the schema. Words may be in dictionaries, and lists have fields that are not known yet."""
+        columns = {}
+        with self._reading():
+            for it in self._schema:
+                column = table.column(it.name) if it.name in self._there else pa.nulls(table.num_rows, it.type)
+                as_it_is = pa.types.is_dictionary(column.type) or pa.types.is_list(column.type)
+                columns[it.name] = column if as_it_is else column.cast(it.type)
+        return pa.table(columns)
 
 
-def _nulls(count: int, kind: Any) -> Any:
-    return pa.chunked_array([pa.nulls(count, kind)])
+def _conform(table: Any, schema: Any) -> Any:
+    """The columns of `schema`, in its types; null where the table does not have them."""
+    there = set(table.column_names)
+    columns = [
+        table.column(it.name).cast(it.type) if it.name in there else pa.nulls(table.num_rows, it.type) for it in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _identity(file: BinaryIO) -> tuple[int, ...]:
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
+from itertools import pairwise
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,8 +21,10 @@ import pyarrow as pa
 from tracer.errors import NumatraceError
 from tracer.model.sample import Sample
 from tracer.record.chunk import Chunk
+from tracer.record.claim import spool_path
 from tracer.record.decode import Decoder
 from tracer.record.part import Part
+from tracer.record.recover import recover
 from tracer.record.schema import Info, arrow_schema, node_column
 
 __all__ = ["Recording", "open_recording"]
@@ -35,23 +37,27 @@ def open_recording(path: str | os.PathLike[str]) -> Recording:
     """A recording that is one file, or a directory that a rotating recorder has filled.
 
     What a recorder that was killed has left behind is recovered first. NumatraceError when there is no recording, it
-    is damaged or of a later version, or a recorder is still at work on it.
+    is damaged or of a later version, it has no samples, or a recorder is still at work on it.
     """
     path = os.fspath(path)
-    _recover(path)
-    return Recording([Part(path)])
+    rotated = os.path.isdir(path)
+    _recover(path, rotated)
+    return Recording(_parts_of_directory(path) if rotated else _only_part(path))
 
 
 class Recording:
     """Parts in the order of time. A context manager; not to be used by several threads at once.
 
-    info: that of the first part. node_ids: of all parts, ascending; every sample has these. times: of the samples,
-    ascending, datetime64[us] in UTC.
+    info: that of the first part; what was asked for (`flows` and so on) is true where any part has it, and how it ended
+    is that of the last. node_ids: of all parts, ascending; every sample has these. times: of the samples, ascending,
+    datetime64[us] in UTC.
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
+        """parts: at least one, each with samples."""
         self._parts = list(parts)
-        self.info: Info = self._parts[0].info
+        self._open: Part | None = None
+        self.info = _common_info([part.info for part in self._parts])
         self.node_ids = tuple(sorted({node for part in self._parts for node in part.info.node_ids}))
         self.times: npt.NDArray[np.datetime64] = np.concatenate([part.times for part in self._parts])
         self._first_samples = np.cumsum([0, *(len(part.times) for part in self._parts)])
@@ -121,6 +127,9 @@ class Recording:
         for part, begin, end in zip(self._parts, self._first_samples, self._first_samples[1:], strict=False):
             low, high = max(first, int(begin)), min(last, int(end) - 1)
             if low <= high:
+                if self._open is not None and self._open is not part:
+                    self._open.close()
+                self._open = part
                 yield part, low - int(begin), high - int(begin)
 
     def _chunk(self, part: Part, first: int, last: int) -> Chunk:
@@ -140,15 +149,70 @@ class Recording:
 
         columns: by default all. first, last: numbers of samples, included.
         """
-        names = arrow_schema(replace(self.info, node_ids=self.node_ids)).names if columns is None else columns
+        schema = arrow_schema(replace(self.info, node_ids=self.node_ids)).remove_metadata()
+        if columns is not None:
+            schema = pa.schema([schema.field(name) for name in columns])
         first, last = first or 0, len(self) - 1 if last is None else last
-        return pa.concat_tables([part.rows(low, high, events, names) for part, low, high in self._ranges(first, last)])
+        return pa.concat_tables([part.rows(low, high, events, schema) for part, low, high in self._ranges(first, last)])
 
 
-def _recover(path: str) -> None:
-    """Where a spool lies beside the file, its recorder was killed or is at work."""
-    place = Path(path)
-    if (place.parent / f".{place.name}.numatrace").exists():
-        from tracer.record.recover import recover
+# --- opening ---
 
+
+def _recover(path: str, rotated: bool) -> None:
+    """Where a spool lies, its recorder was killed or is at work."""
+    if os.path.lexists(spool_path(path, rotated)):
         recover(path)
+
+
+def _only_part(path: str) -> list[Part]:
+    part = Part(path)
+    if not len(part.times):
+        part.close()
+        raise NumatraceError(f"{path} is a recording without any sample")
+    return [part]
+
+
+def _parts_of_directory(path: str) -> list[Part]:
+    """The parts with samples in the order of time."""
+    files = sorted(_parquet_files(path))
+    if not files:
+        raise NumatraceError(f"there is no recording in the directory {path}")
+    parts = []
+    for file in files:
+        part = Part(file)
+        part.close()  # there may be more than files may be open
+        if len(part.times):
+            parts.append(part)
+    if not parts:
+        raise NumatraceError(f"no recording in the directory {path} has any sample")
+    hosts = sorted({part.info.host for part in parts})
+    if len(hosts) > 1:
+        raise NumatraceError(
+            f"{path} holds recordings of {len(hosts)} hosts: {', '.join(hosts)}", "open the directory of one host in it"
+        )
+    parts.sort(key=lambda part: part.times[0])
+    for one, other in pairwise(parts):
+        if other.times[0] <= one.times[-1]:
+            raise NumatraceError(f"{one.path} and {other.path} are of the same time", "open one of them")
+    return parts
+
+
+def _parquet_files(path: str) -> Iterator[str]:
+    """Those below a directory; hidden ones are not finished."""
+    for folder, folders, names in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (os.path.join(folder, it) for it in names if it.endswith(".parquet") and not it.startswith("."))
+
+
+def _common_info(infos: Sequence[Info]) -> Info:
+    return replace(
+        infos[0],
+        complete=infos[-1].complete,
+        ended_by=infos[-1].ended_by,
+        details=any(info.details for info in infos),
+        flows=any(info.flows for info in infos),
+        faults=any(info.faults for info in infos),
+        threads=any(info.threads for info in infos),
+        regions=any(info.regions for info in infos),
+    )

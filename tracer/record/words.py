@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 from tracer.model.events import Kind as FaultKind
 from tracer.model.policy import BUFFER_BYTES, Policy, Spelling, format_nodes, parse_nodes
@@ -39,6 +40,7 @@ def policy_text(policy: Policy, spelling: Spelling) -> str:
     return f"{replace(policy, nodes=()).text(spelling)}:{format_nodes(policy.nodes)}"
 
 
+@lru_cache(4096)
 def policy_from(mode: int, flags: int, nodes: str, text: str, spelling: Spelling) -> Policy:
     """The reverse: `text` is what `policy_text` gave. ValueError when `nodes` is no list of nodes."""
     if any(int(number) > _MOST_NODE for number in nodes.replace("-", ",").split(",") if nodes):
