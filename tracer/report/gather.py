@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tracer.errors import NumatraceError
 from tracer.model.accumulate import HUGE_PAGES, PLACING
 from tracer.model.events import Kind
-from tracer.model.policy import Policy, Spelling
+from tracer.model.policy import DEFAULT, Policy, Spelling
 from tracer.record.schema import node_column
 from tracer.record.words import policy_from
 from tracer.report.history import Area, Doubts, FlowSum, History, Target
@@ -32,6 +32,7 @@ COLUMNS = 480
 _ROWS_AT_ONCE = 150_000
 _FIRST_SAMPLES = 60
 _PAGE_KB = 4
+_NOTHING_KNOWN = Area("", "anon", "", DEFAULT, DEFAULT.text(), _PAGE_KB)
 
 _EVENTS = ("machine", "ended", "target", "vma", "unmapped", "region")
 _WANTED = (
@@ -267,6 +268,8 @@ class _Gatherer:
             )
             steps.close(missing[lives], chunk.moment(piece.start), UNMAPPED, sums)
             steps.close(missing[~lives], chunk.moment(piece.start), ENDED, sums)
+            for process in np.unique(steps.process[missing[~lives]]).tolist():
+                self._history.targets[process].ended_at = int(chunk.ordinal[piece.start])
         rows = all_rows.ordered(np.arange(piece.start, piece.stop))
         steps.take(rows.ordered(np.flatnonzero(rows.key >= 0)), sums)
         for at in chunk.ends_in(piece):
@@ -378,7 +381,7 @@ class _Gatherer:
     def finished(self) -> History:
         """All that was taken."""
         history, doubts = self._history, self._history.doubts
-        history.areas = [self._areas[key] for key in range(len(history.steps))]
+        history.areas = [self._areas.get(key, _NOTHING_KNOWN) for key in range(len(history.steps))]
         history.flows = [FlowSum(*where, *sums) for where, sums in self._flows.items()]
         doubts.drift = sum(target.drift for target in history.targets)
         doubts.settling, doubts.settling_samples = int(self._settling.max()), int((self._settling > 0).sum())
