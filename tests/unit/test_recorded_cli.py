@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -339,6 +340,7 @@ def test_threads_are_told_apart_only_on_demand(tmp_path: Path, capfd: Capture) -
         ("maps FILE --name=", 2, ["--name is empty"]),
         ("maps FILE FILE", 2, ["one recording at a time"]),
         ("maps sleep 10", 2, ["sleep 10", "goes after --"]),
+        ("maps sleep", 1, ["there is no sleep", "goes after --"]),
         ("maps -", 2, ["standard input"]),
         ("maps -p 1 --at start", 2, ["--at is a moment of a recording", "give its FILE"]),
         ("flows -p 1 --from start", 2, ["--from is a moment"]),
@@ -359,7 +361,7 @@ def test_threads_are_told_apart_only_on_demand(tmp_path: Path, capfd: Capture) -
         ("maps PLAIN --format 2005", 1, ["--format 2005 needs details", "record --full"]),
         ("flows PLAIN", 1, ["flows were not recorded", "without --no-flows"]),
         ("faults PLAIN", 1, ["faults were not recorded", "without --no-faults"]),
-        ("maps EMPTY", 1, ["no sample"]),
+        ("maps EMPTY", 1, ["without any sample"]),
         ("maps /nowhere/x.parquet", 1, ["/nowhere/x.parquet"]),
         ("maps /etc/passwd", 1, ["/etc/passwd"]),
         ("maps /dev/null", 1, ["/dev/null"]),
@@ -374,7 +376,8 @@ def test_what_cannot_be_is_one_clear_line(
     import pyarrow.parquet as pq
 
     names = {name: str(tmp_path / f"{name.lower()}.parquet") for name in ("FILE", "PLAIN", "EMPTY", "FOREIGN")}
-    names["DIRECTORY"] = str(tmp_path)
+    names["DIRECTORY"] = str(tmp_path / "empty")
+    os.mkdir(names["DIRECTORY"])
     record(Path(names["FILE"]), family(), "-p", "42", "--follow-forks")
     plain = [replace(it, flows=None, faults=None, details=None) for one in series() for it in one.snapshots]
     record(Path(names["PLAIN"]), spaced(map(sample, plain)), "-p", "42")
@@ -387,6 +390,31 @@ def test_what_cannot_be_is_one_clear_line(
     assert err.count("\n") == 1
     for part in parts:
         assert names.get(part, part) in err
+
+
+def test_directory_is_one_recording(tmp_path: Path, capfd: Capture) -> None:
+    samples = series()
+    files = (
+        ("day/host=a/date=2025-03-01/120000.parquet", samples[:4]),
+        ("day/host=a/date=2025-03-01/120004.parquet", samples[4:]),
+    )
+    for name, part in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        record(tmp_path / name, part, "-p", "42")
+    whole = record(tmp_path / "x.parquet", samples, "-p", "42")
+    for words in (
+        ["maps", "--every", "1"],
+        ["maps", "--at", "+5s"],
+        ["flows", "--every", "3"],
+        ["faults"],
+        ["diff", "-q"],
+    ):
+        texts = []
+        for path in (whole, str(tmp_path / "day")):
+            assert main([words[0], path, *words[1:]]) == 0
+            texts.append(capfd.readouterr())
+        assert texts[0] == texts[1]
+        assert texts[0].out
 
 
 def test_what_a_killed_recorder_left_is_recovered_and_said(

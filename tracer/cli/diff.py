@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tracer.cli import messages, options
 from tracer.cli.moments import parse_moment
 from tracer.cli.output import Output
+from tracer.cli.progress import Progress
 from tracer.cli.recorded import Chosen, open_file
 from tracer.cli.verb import Verb
 from tracer.errors import NumatraceError, UsageError
@@ -86,7 +87,7 @@ def _run_one(arguments: Namespace, path: str) -> int:
         from tracer.model.difference import compare
 
         replaced = _replaced(recording, first + 1, last)
-        flows = _flows(chosen, first + 1, last) if recording.info.flows else None
+        flows = _flows(chosen, first + 1, last, Progress(arguments.quiet)) if recording.info.flows else None
         difference = compare(before, after, True, replaced, flows)
         _print(arguments, difference, (before, after), (path, path), chosen.several)
     return 0
@@ -121,12 +122,12 @@ def _replaced(recording: Recording, first: int, last: int) -> frozenset[int]:
     return frozenset(ended.column("pid").to_pylist())
 
 
-def _flows(chosen: Chosen, first: int, last: int) -> list[FlowRow]:
+def _flows(chosen: Chosen, first: int, last: int, progress: Progress) -> list[FlowRow]:
     """What flowed in these samples, sums by VMA."""
     from tracer.model.accumulate import FlowSums
 
     sums = FlowSums()
-    for sample in chosen.samples(first, last):
+    for sample in chosen.samples(first, last, progress):
         for snapshot in (*sample.ended, *sample.snapshots):
             sums.add(snapshot)
     return sums.rows()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from tracer.cli import messages, options
 from tracer.cli.output import Output
+from tracer.cli.progress import Progress
 from tracer.cli.recorded import Beat, Chosen, open_file, span_of
 from tracer.cli.watch import Pace, Wants, Watch
 from tracer.errors import NumatraceError, UsageError
@@ -104,16 +105,19 @@ def _run_recorded(arguments: Namespace, path: str, report: Report[Sums], wants: 
         view = _Periods(report, chosen.several, chosen.open_ended, every is not None, arguments)
         start = _start(recording) if first is None else recording.time(first)
         beat = Beat(0.0, every or math.inf, recording.info.every_s)
+        progress = Progress(arguments.quiet)
         before, shown = 0.0, 0
-        for sample in chosen.samples(0 if first is None else first + 1, last):
+        for sample in chosen.samples(0 if first is None else first + 1, last, progress):
             now = max(0.0, (sample.time - start).total_seconds())
             view.take(sample if wants.threads else _without_threads(sample), now - before)
             before = now
             if beat.due(now):
+                progress.clear()
                 view.show()
                 shown += 1
                 if shown == arguments.count:
                     break
+        progress.clear()
         view.finish()
     return 0
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tracer.cli.messages import note
 from tracer.cli.moments import parse_moment
+from tracer.cli.progress import Progress
 from tracer.errors import NumatraceError, UsageError
 
 if TYPE_CHECKING:
@@ -55,11 +56,12 @@ def open_file(path: str, quiet: bool = False) -> Recording:
     recovered = recover(path)
     if recovered and not quiet:
         note(recovered)
-    recording = open_recording(path)
-    if not len(recording):
-        recording.close()
-        raise NumatraceError(f"there is no sample in the recording {path}", "choose another one")
-    return recording
+    try:
+        return open_recording(path)
+    except NumatraceError as error:
+        if error.hint or os.path.lexists(path):
+            raise
+        raise NumatraceError(error.message, "give what numatrace record wrote; a command goes after --") from None
 
 
 def span_of(arguments: Namespace, recording: Recording) -> tuple[int | None, int]:
@@ -171,9 +173,16 @@ class Chosen:
         """One sample of the recording."""
         return self.of(self._recording.at(index))
 
-    def samples(self, first: int, last: int) -> Iterator[Sample]:
-        """Those of the recording, in order, the last one included."""
-        return map(self.of, self._recording.samples(first, last))
+    def samples(self, first: int, last: int, progress: Progress | None = None) -> Iterator[Sample]:
+        """Those of the recording, in order, the last one included. progress: says how far it is."""
+        try:
+            for number, sample in enumerate(self._recording.samples(first, last)):
+                if progress is not None:
+                    progress("reading", number, last - first + 1)
+                yield self.of(sample)
+        finally:
+            if progress is not None:
+                progress.clear()
 
     def last_alive(self) -> int:
         """Index of the last sample with a live target. NumatraceError where there was none at any time."""
