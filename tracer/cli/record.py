@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterator
@@ -160,9 +159,9 @@ def _check_pyarrow() -> None:
 
 def _recover(arguments: Namespace) -> str | None:
     """What an earlier recorder has left behind becomes a recording first."""
-    from tracer.record.claim import spool_path
+    from tracer.record.hidden import left_over
 
-    if not os.path.lexists(spool_path(arguments.output, arguments.rotate is not None)):
+    if left_over(arguments.output.rstrip("/")) is None:
         return None
     from tracer.record.recover import recover
 

@@ -30,14 +30,14 @@ class Ballast:
         os.posix_fallocate(self._fd, 0, size)
         self._size = size
 
-    @property
-    def held(self) -> bool:
-        return self._fd >= 0
-
     def release(self) -> None:
-        """Give the space back. Harmless to repeat."""
+        """Give the space back, also what an earlier recorder kept. Harmless to repeat."""
+        self.close()
+        self._folder.remove(_NAME)
+
+    def close(self) -> None:
+        """Leave it as it is. Harmless to repeat."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
             self._size = 0
-        self._folder.remove(_NAME)

@@ -18,7 +18,7 @@ from typing import Self
 
 from tracer.errors import NumatraceError
 
-__all__ = ["Folder", "Owner", "caller", "cannot", "open_parent", "trusted_owners", "write_all"]
+__all__ = ["Folder", "Owner", "caller", "cannot", "open_directory", "open_parent", "trusted_owners", "write_all"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -64,7 +64,12 @@ def cannot(what: str, path: str, error: OSError, hint: str = "") -> NumatraceErr
 def open_parent(path: str, owner: Owner | None) -> tuple[Folder, str]:
     """The directory of `path`, and the name in it. Raises OSError. Links on the way to it are the user's own choice."""
     head, name = os.path.split(path)
-    return Folder(os.open(head or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), owner), name
+    return open_directory(head or ".", owner), name
+
+
+def open_directory(path: str, owner: Owner | None) -> Folder:
+    """Of any path. Raises OSError."""
+    return Folder(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), owner)
 
 
 class Folder:

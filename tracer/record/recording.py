@@ -21,7 +21,6 @@ import pyarrow as pa
 from tracer.errors import NumatraceError
 from tracer.model.sample import Sample
 from tracer.record.chunk import Chunk
-from tracer.record.claim import spool_path
 from tracer.record.decode import Decoder
 from tracer.record.part import Part
 from tracer.record.recover import recover
@@ -41,7 +40,7 @@ def open_recording(path: str | os.PathLike[str]) -> Recording:
     """
     path = os.fspath(path)
     rotated = os.path.isdir(path)
-    _recover(path, rotated)
+    recover(path)
     return Recording(_parts_of_directory(path) if rotated else _only_part(path))
 
 
@@ -157,12 +156,6 @@ class Recording:
 
 
 # --- opening ---
-
-
-def _recover(path: str, rotated: bool) -> None:
-    """Where a spool lies, its recorder was killed or is at work."""
-    if os.path.lexists(spool_path(path, rotated)):
-        recover(path)
 
 
 def _only_part(path: str) -> list[Part]:

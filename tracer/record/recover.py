@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from tracer.errors import NumatraceError
-from tracer.record.claim import Claim, reclaim, spool_path
+from tracer.record.claim import Claim, reclaim
+from tracer.record.hidden import left_over
 from tracer.record.rotation import destination
 from tracer.record.spool import Sealed
 
@@ -54,12 +55,13 @@ def recover(path: str) -> str | None:
         return None
     where = "" if claim.rotated or saved.name == claim.name else f" as {saved.name}, because {claim.name} was there"
     why = "the recorder was killed while it finished the file" if saved.complete else _KILLED
-    return f"{path}: recovered {saved.samples} samples up to {saved.last:%Y-%m-%dT%H:%M:%SZ}{where}; {why}"
+    samples = "1 sample" if saved.samples == 1 else f"{saved.samples} samples"
+    return f"{path}: recovered {samples} up to {saved.last:%Y-%m-%dT%H:%M:%SZ}{where}; {why}"
 
 
 def _excuse(path: str, error: OSError) -> str:
     """What is left there stays. Where there is a recording beside it that can be read, that is no error."""
-    spool = spool_path(path, os.path.isdir(path))
+    spool = left_over(path.rstrip("/") or path)
     why = error.strerror or str(error)
     if error.errno in _NOT_OURS and os.path.exists(path):
         return f"{path}: what a recorder has left in {spool} is not looked at: {why}"
