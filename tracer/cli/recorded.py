@@ -160,7 +160,9 @@ class Chosen:
         return bool(self._name) and fnmatchcase(comm, self._name)
 
     def _has(self, snapshot: Snapshot) -> bool:
-        return snapshot.pid in self._pids or self._is_named(os.fsdecode(snapshot.comm))
+        from tracer.render.paths import text_name
+
+        return snapshot.pid in self._pids or self._is_named(text_name(snapshot.comm))
 
     def of(self, sample: Sample) -> Sample:
         """The sample with these targets only."""

@@ -14,11 +14,11 @@ difference of the totals. Pure: the caller says which samples, and what flowed b
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from operator import attrgetter
 from typing import TypeAlias
 
@@ -364,9 +364,7 @@ def _overlapped(vma: Vma | None, sides: Sequence[list[_Span]]) -> int | None:
         return None
     for spans in sides:
         first = max(bisect_right(spans, (vma.start,)) - 1, 0)
-        for start, end, index in islice(spans, first, None):
-            if start >= vma.end:
-                break
+        for start, end, index in spans[first : bisect_left(spans, (vma.end,))]:
             common = min(end, vma.end) - max(start, vma.start)
             if common > most:
                 best, most = index, common
