@@ -26,7 +26,7 @@ from tracer.record.recorder import Recorder
 from tracer.record.rotation import Rotation
 from tracer.record.schema import Info
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "api.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "recording.md"
 BASE = 0x7F0000000000
 TABLE = vma(BASE, 16, policy=Policy(Mode.INTERLEAVE, nodes=(0, 1)))
 ODD = vma(BASE + (1 << 22), 4, kind=Kind.FILE, path=b"/tmp/\xff = 'x'\\012")
@@ -79,72 +79,64 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
         yield it
 
 
-_UINT64 = ("start", "end", "offset", "inode")
-_DETAILS = ("anon", "dirty", "mapmax", "swapcache", "active", "writeback")
-_TRUST = ("settling", "unexplained", "lost", "drift", "untraced")
-_INT64 = ("pages", "N0", "N1", *_DETAILS, *_TRUST, "regions_read", "cpu_ns", "regions")
-_INT32 = ("pid", "ns_pid", "page_kb", "policy_flags")
-_VMA_TEXT = ("perms", "device", "kind", "name", "policy", "policy_nodes")
-_TEXT = ("event", "comm", "hooks", "reader", "spelling", *_VMA_TEXT)
+TYPES: dict[str, tuple[str, Any]] = {
+    "timestamp[us, tz=UTC]": ("TIMESTAMP WITH TIME ZONE", pl.Datetime("us", "UTC")),
+    "string": ("VARCHAR", pl.String),
+    "binary": ("BLOB", pl.Binary),
+    "bool": ("BOOLEAN", pl.Boolean),
+    "double": ("DOUBLE", pl.Float64),
+    "int8": ("TINYINT", pl.Int8),
+    "int32": ("INTEGER", pl.Int32),
+    "int64": ("BIGINT", pl.Int64),
+    "uint64": ("UBIGINT", pl.UInt64),
+}
+"""What the documentation calls a type, and what DuckDB and polars do."""
 
-DUCKDB = (
-    {"time": "TIMESTAMP WITH TIME ZONE", "key": "BOOLEAN", "huge": "BOOLEAN", "policy_mode": "TINYINT"}
-    | {"comm_raw": "BLOB", "name_raw": "BLOB", "oldest_read_s": "DOUBLE"}
-    | dict.fromkeys(_UINT64, "UBIGINT")
-    | dict.fromkeys(_INT64, "BIGINT")
-    | dict.fromkeys(_INT32, "INTEGER")
-    | dict.fromkeys(_TEXT, "VARCHAR")
-    | {"flows": "STRUCT(source INTEGER, destination INTEGER, reason VARCHAR, pages BIGINT, failed BIGINT)[]"}
-    | {"faults": "STRUCT(cpu_node INTEGER, page_node INTEGER, kind VARCHAR, thread INTEGER, count BIGINT)[]"}
-)
-POLARS: dict[str, Any] = (
-    {"time": pl.Datetime("us", "UTC"), "key": pl.Boolean, "huge": pl.Boolean, "policy_mode": pl.Int8}
-    | {"comm_raw": pl.Binary, "name_raw": pl.Binary, "oldest_read_s": pl.Float64}
-    | dict.fromkeys(_UINT64, pl.UInt64)
-    | dict.fromkeys(_INT64, pl.Int64)
-    | dict.fromkeys(_INT32, pl.Int32)
-    | dict.fromkeys(_TEXT, pl.String)
-    | {
-        "flows": pl.List(
-            pl.Struct(
-                {
-                    "source": pl.Int32,
-                    "destination": pl.Int32,
-                    "reason": pl.String,
-                    "pages": pl.Int64,
-                    "failed": pl.Int64,
-                }
-            )
-        ),
-        "faults": pl.List(
-            pl.Struct(
-                {
-                    "cpu_node": pl.Int32,
-                    "page_node": pl.Int32,
-                    "kind": pl.String,
-                    "thread": pl.Int32,
-                    "count": pl.Int64,
-                }
-            )
-        ),
-    }
-)
+
+def documented_types(heading: str) -> dict[str, str]:
+    """Column or field -> type, from the first table after these words of docs/recording.md."""
+    table = DOCS.read_text().partition(heading)[2].partition("\n|")[2].partition("\n\n")[0]
+    columns = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", table, re.MULTILINE))
+    assert columns
+    return columns
+
+
+def documented_columns() -> dict[str, str]:
+    columns = documented_types("## Columns")
+    return columns | {"N1": columns["N0"]}
+
+
+LISTS = {"flows": "An element of `flows`", "faults": "An element of `faults`"}
+
+
+def in_duckdb(name: str, kind: str) -> str:
+    if name not in LISTS:
+        return TYPES[kind][0]
+    fields = documented_types(LISTS[name])
+    return f"STRUCT({', '.join(f'{field} {TYPES[kind][0]}' for field, kind in fields.items())})[]"
+
+
+def in_polars(name: str, kind: str) -> Any:
+    if name not in LISTS:
+        return TYPES[kind][1]
+    return pl.List(pl.Struct({field: TYPES[kind][1] for field, kind in documented_types(LISTS[name]).items()}))
 
 
 def test_duckdb_sees_the_documented_types(path: Path, connection: duckdb.DuckDBPyConnection) -> None:
     described = connection.execute("DESCRIBE SELECT * FROM read_parquet(?)", [str(path)]).fetchall()
     seen = {name: kind.replace('"', "") for name, kind, *_ in described}
-    assert seen == DUCKDB
+    assert seen == {name: in_duckdb(name, kind) for name, kind in documented_columns().items()}
 
 
 def test_polars_sees_the_documented_types(path: Path) -> None:
-    assert dict(pl.read_parquet_schema(path)) == POLARS
+    expected = {name: in_polars(name, kind) for name, kind in documented_columns().items()}
+    assert dict(pl.read_parquet_schema(path)) == expected
     assert pl.read_parquet(path).height == pl.scan_parquet(path).collect().height > 0
 
 
 def test_pandas_sees_the_documented_types(path: Path) -> None:
     rows = pd.read_parquet(path)
-    assert set(rows.columns) == set(DUCKDB)
+    assert set(rows.columns) == set(documented_columns())
     assert isinstance(rows["time"].dtype, pd.DatetimeTZDtype)
     assert str(rows["time"].dtype.tz) == "UTC"
     assert rows["key"].dtype == bool
@@ -185,11 +177,11 @@ def test_units(path: Path, connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def documented(language: str, begin: str, path: Path) -> str:
-    """The example of docs/api.md that begins so, with the path of a recording."""
+    """The example of docs/recording.md that begins so, with the path of a recording."""
     blocks: list[str] = re.findall(rf"```{language}\n(.*?)```", DOCS.read_text(), re.DOTALL)
     (block,) = [block for block in blocks if block.startswith(begin)]
-    assert "yesterday.parquet" in block
-    return block.replace("yesterday.parquet", str(path))
+    assert "run.parquet" in block
+    return block.replace("run.parquet", str(path))
 
 
 def placements_by_sql(query: str, moment: datetime, connection: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
@@ -203,7 +195,7 @@ def placements_by_api(recording: tracer.Recorded, index: int) -> list[tuple[Any,
 
 
 def test_the_documented_sql_is_the_placement_at_each_moment(path: Path, connection: duckdb.DuckDBPyConnection) -> None:
-    query = documented("sql", "WITH", path)
+    query = documented("sql", "-- DuckDB: the placement", path)
     with tracer.open(path) as recording:
         counts = []
         for index, one in enumerate(story()):
@@ -214,17 +206,25 @@ def test_the_documented_sql_is_the_placement_at_each_moment(path: Path, connecti
     assert counts == [5, 4, 3, 1, 0]
 
 
-def test_the_documented_totals(path: Path, connection: duckdb.DuckDBPyConnection) -> None:
-    found = connection.execute(documented("sql", "-- DuckDB: pages on node 0", path)).fetchall()
-    with tracer.open(path) as recording:
-        totals = recording.totals()["N0"]
-    assert [count for _, count in found] == totals[totals.index <= found[-1][0]].tolist() == [17, 10, 6, 2]
-
-
-def test_the_documented_flows_in_pandas(path: Path) -> None:
+def test_the_documented_totals_in_pandas(path: Path) -> None:
     names: dict[str, Any] = {}
     exec(documented("python", "import pandas", path), names)
-    assert names["flows"]["flows"].tolist()[0]["pages"] == 4
+    by_time = names["totals"].groupby("time")["N0"].sum()
+    with tracer.open(path) as recording:
+        totals = recording.totals()["N0"]
+    assert by_time.tolist() == totals[: len(by_time)].tolist() == [17, 10, 6, 2]
+
+
+def test_the_documented_flows(path: Path, connection: duckdb.DuckDBPyConnection) -> None:
+    found = connection.execute(documented("sql", "-- DuckDB: what moved", path)).fetchall()
+    with tracer.open(path) as recording:
+        flows = recording.flows()
+    sums = flows.groupby(["source", "destination", "reason"])["pages"].sum().sort_values(ascending=False)
+    assert found == list(sums.reset_index().itertuples(index=False, name=None))
+    names: dict[str, Any] = {}
+    exec(documented("python", "import polars", path), names)
+    moved = names["moved"]
+    assert moved["reason"].to_list() == flows[flows["start"] >= 0]["reason"].tolist()
 
 
 # --- many files ---
@@ -277,7 +277,7 @@ def test_the_documented_sql_reads_a_directory(
     rotated: tuple[Path, list[Sample]], connection: duckdb.DuckDBPyConnection
 ) -> None:
     directory, samples = rotated
-    query = documented("sql", "WITH", directory / "**" / "*.parquet")
+    query = documented("sql", "-- DuckDB: the placement", directory / "**" / "*.parquet")
     for one in samples:
         pages = sum(row[4] for row in placements_by_sql(query, one.time, connection))
         assert pages == one.totals.sum()

@@ -34,7 +34,8 @@ def exploded(table: Any, column: str) -> Any:
 
 
 def arrays(table: Any, missing: Mapping[str, Any] | None = None) -> dict[str, Array]:
-    """Each column as one numpy array: whole numbers int64 (those from 2**63 on become negative), reals float64, times datetime64[us] (UTC), text object.
+    """Each column as one numpy array: whole numbers int64 (those from 2**63 on become negative), reals float64, times
+    datetime64[us] (UTC), text object.
 
     missing: by column what a null becomes; otherwise 0, not a number, false or the empty text. A null time is an error:
     every row has one.
