@@ -115,16 +115,20 @@ def _run(arguments: Namespace) -> int:
 def _watch(target: options.Target, arguments: Namespace, view: RecordView, wants: Wants) -> int:
     duration = math.inf if arguments.duration is None else arguments.duration
     pace = Pace(arguments.every, None, duration, patient=True)
-    view.wants = wants
     try:
-        return Watch(target, pace, arguments, view, wants, view.progress, view.ready).run()
+        return _watch_with(target, pace, arguments, view, wants)
     except HooksMissing:
         if wants.threads:
             raise
     # Nothing has been started yet, and the session says itself why there are none.
     _say(arguments, "page moves and page faults are not recorded: they are seen by the hooks only")
-    view.wants = Wants(details=wants.details)
-    return Watch(target, pace, arguments, view, view.wants, view.progress, view.ready).run()
+    return _watch_with(target, pace, arguments, view, Wants(details=wants.details))
+
+
+def _watch_with(target: options.Target, pace: Pace, arguments: Namespace, view: RecordView, wants: Wants) -> int:
+    watch = Watch(target, pace, arguments, view, wants, view.progress, view.ready)
+    view.wants, view.interrupted = wants, lambda: watch.interrupted
+    return watch.run()
 
 
 def _wants(arguments: Namespace) -> tuple[Wants, str]:

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -38,7 +38,8 @@ _LINE_S = 0.1
 class RecordView:
     """The view of a watch, on a place that was claimed for it. Whoever makes it calls `leave` at last.
 
-    wants: what the samples carry. failed: the error that ended the recording before its time.
+    wants: what the samples carry. interrupted: whether somebody has asked for the end. failed: the error that ended the
+    recording before its time.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class RecordView:
     ) -> None:
         self.progress = Progress(arguments.quiet)
         self.wants = Wants()
+        self.interrupted: Callable[[], bool] = lambda: False
         self.failed: NumatraceError | None = None
         self._claim = claim
         self._rotation = rotation
@@ -59,7 +61,6 @@ class RecordView:
         self._recovered = recovered
         self._output = Output() if arguments.format == "json" else None
         self._recorder: Recorder | None = None
-        self._sample: Sample | None = None
         self._told = False
         self._over = False
         self._seconds = 0.0
@@ -80,7 +81,6 @@ class RecordView:
             self._recorder = self._start(sample)
         with self._failing():
             self._recorder.write(sample)
-        self._sample = sample
         self._seconds += seconds
         self._told |= bool(sample.snapshots or sample.ended) or self._target.selection.open_ended
         self._show_line(self._recorder, sample)
@@ -136,12 +136,12 @@ class RecordView:
         error = sys.exc_info()[1]
         if isinstance(error, NumatraceError):
             return error.message
-        if self._sample is not None and not self._sample.snapshots and not self._target.selection.open_ended:
-            return "all targets ended"
+        if self.interrupted():
+            return "the user"
         duration = self._arguments.duration
         if duration is not None and self._seconds >= duration:
             return "the time was over"
-        return "the user"
+        return "the targets ended"
 
     def _show_line(self, recorder: Recorder, sample: Sample) -> None:
         now = time.monotonic()

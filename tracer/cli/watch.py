@@ -113,6 +113,11 @@ class Watch:
         self._awaiting = False
         self._notes_said = 0
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether somebody has asked for the end."""
+        return self._interrupts.requested
+
     def run(self) -> int:
         """Until the pace or the targets end it. Returns the exit code: the command's own where there is one."""
         if self._target.command:
