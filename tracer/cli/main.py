@@ -11,15 +11,25 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tracer import __version__
-from tracer.cli import completion, faults, flows, maps
-from tracer.cli.messages import PROGRAM, report
+from tracer.cli import completion, diff, faults, flows, live, maps, messages, record, replay, report
+from tracer.cli.messages import PROGRAM
 from tracer.cli.output import discard, flush
 from tracer.cli.verb import Verb
 from tracer.errors import NumatraceError, UsageError
 
 __all__ = ["VERBS", "build_parser", "main"]
 
-VERBS: tuple[Verb, ...] = (maps.VERB, flows.VERB, faults.VERB, completion.VERB)
+VERBS: tuple[Verb, ...] = (
+    maps.VERB,
+    live.VERB,
+    record.VERB,
+    replay.VERB,
+    diff.VERB,
+    report.VERB,
+    flows.VERB,
+    faults.VERB,
+    completion.VERB,
+)
 
 _INTERRUPTED = 130
 """128 and the number of SIGINT, as a shell reports it."""
@@ -68,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         flush()
     except NumatraceError as error:
-        report(error)
+        messages.report(error)
         return error.exit_code
     except KeyboardInterrupt:
         return _INTERRUPTED
