@@ -122,21 +122,21 @@ class Decoder:
         if key:
             self._vmas.grow_old()
         before = self._shown
-        base = {} if key else dict(before)
-        self._shown = {}
+        # Another dictionary for each sample, so that in a key frame what came before can still be used again.
+        now = self._shown = {} if key else dict(before)
         ended, live = [], []
         machine = None
         for head in heads:
             if head.event == MACHINE:
                 machine = self._machine(opened, head)
                 continue
-            shown = self._show(opened, head, base.get(head.pid), before.get(head.pid))
+            shown = self._show(opened, head, now.get(head.pid), before.get(head.pid))
             snapshot = self._snapshot(opened, head, shown, time)
             if head.event == ENDED:
-                base.pop(head.pid, None)
+                now.pop(head.pid, None)
                 ended.append(snapshot)
             else:
-                self._shown[head.pid] = shown
+                now[head.pid] = shown
                 live.append(snapshot)
         migrated, failed = machine or self._nothing_migrated()
         reasons = self._reasons.names if self._counted else ()
@@ -245,17 +245,15 @@ class Decoder:
         """As if all samples of the chunk had been made, but at the cost of their end. It begins with a key frame."""
         opened = _Opened(chunk, self._reasons)
         self._shown = {}
-        lives = _lives(opened)
-        for head in opened.heads[chunk.heads.begins[-2] :]:
-            if head.event == TARGET:
-                self._shown[head.pid] = self._skipped(opened, head, lives[head.pid])
+        for life in _lives(opened).values():
+            self._shown[life.head.pid] = self._skipped(opened, life)
         for head in reversed(opened.heads):
             if head.event == MACHINE:
                 self._untraced, self._counted = head.untraced, head.counted
                 break
 
-    def _skipped(self, opened: _Opened, head: _Head, life: _Life) -> _Shown:
-        chunk = opened.chunk
+    def _skipped(self, opened: _Opened, life: _Life) -> _Shown:
+        chunk, head = opened.chunk, life.head
         kept = _last_of_each(chunk.vmas, chunk.gone, head.pid, life.begin)
         things = self._vmas.of(chunk.vmas, kept.tolist(), head.spelling)
         columns = self._vma_counts(chunk.vmas)
@@ -277,31 +275,26 @@ def _with_spans(base: Ledger, starts: Uint64s, pages: Int64s) -> Ledger:
 
 @dataclass(slots=True)
 class _Life:
-    """From which row on the rows of a target are about the address space that it has at the end, and from which on
-    those about its regions. sample: the last one in which it was alive."""
+    """An address space that had not ended by the end of a chunk. head: its last own row. begin: from which row on the
+    rows of its PID are about it; begin_of_spans: and from which on those about its regions."""
 
+    head: _Head
     begin: int
     begin_of_spans: int
-    sample: int
 
 
 def _lives(opened: _Opened) -> dict[int, _Life]:
-    """By PID, of the targets in the last sample and of others."""
-    bounds = opened.chunk.bounds
-    at = opened.chunk.heads.at
-    samples = (np.searchsorted(bounds, at, side="right") - 1).tolist()
+    """By PID."""
     lives: dict[int, _Life] = {}
     after_end: dict[int, int] = {}
-    for head, row, sample in zip(opened.heads, at.tolist(), samples, strict=True):
+    for head, row in zip(opened.heads, opened.chunk.heads.at.tolist(), strict=True):
         if head.event == ENDED:
             lives.pop(head.pid, None)
             after_end[head.pid] = row + 1
         elif head.event == TARGET:
-            life = lives.get(head.pid)
-            if life is None or life.sample < sample - 1:
-                begin = max(int(bounds[sample]), after_end.get(head.pid, 0))
-                life = lives[head.pid] = _Life(begin, begin, sample)
-            life.sample = sample
+            begin = after_end.get(head.pid, 0)
+            life = lives.setdefault(head.pid, _Life(head, begin, begin))
+            life.head = head
             if not head.has_regions:
                 life.begin_of_spans = row + 1
     return lives

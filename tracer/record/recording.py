@@ -39,9 +39,8 @@ def open_recording(path: str | os.PathLike[str]) -> Recording:
     is damaged or of a later version, it has no samples, or a recorder is still at work on it.
     """
     path = os.fspath(path)
-    rotated = os.path.isdir(path)
     recover(path)
-    return Recording(_parts_of_directory(path) if rotated else _only_part(path))
+    return Recording(_parts_of_directory(path) if os.path.isdir(path) else _only_part(path))
 
 
 class Recording:

@@ -69,9 +69,6 @@ class RowMaker:
             self._written.pop(snapshot.pid, None)
         for snapshot in sample.snapshots:
             self._target(rows, snapshot, ended=False)
-        live = {snapshot.pid for snapshot in sample.snapshots}
-        for pid in self._written.keys() - live:
-            del self._written[pid]
         return rows.batch(self._schema, self._time, key)
 
     def _key_due(self, sample: Sample) -> bool:
