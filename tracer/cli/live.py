@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -113,23 +113,24 @@ def _session(arguments: Namespace, selection: Selection, expect_exec: bool = Fal
         audit_cpu=arguments.audit_cpu,
         regions=True,
     )
-    session = Session(selection, replace(chosen, flows=True, faults=True), progress, expect_exec=expect_exec)
-    events = arguments.hooks != "none" and arguments.reader != "numa_maps"
-    try:
-        if not events:
-            raise NumatraceError("not asked for")
-        session.__enter__()
-    except TargetGone:
-        raise
-    except NumatraceError:
-        session = Session(selection, chosen, progress, expect_exec=expect_exec)
-        session.__enter__()
-    finally:
-        progress.clear()
-    try:
+    wanted = [replace(chosen, flows=True, faults=True), chosen]
+    if arguments.hooks == "none" or arguments.reader == "numa_maps":
+        del wanted[0]
+    with ExitStack() as stack:
+        try:
+            while True:
+                attempt = Session(selection, wanted.pop(0), progress, expect_exec=expect_exec)
+                try:
+                    session = stack.enter_context(attempt)
+                    break
+                except TargetGone:
+                    raise
+                except NumatraceError:
+                    if not wanted:
+                        raise
+        finally:
+            progress.clear()
         yield session
-    finally:
-        session.close()
 
 
 def _watch(arguments: Namespace, session: Session, target: options.Target, command: HeldCommand | None) -> int:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, cast
 
 from textual.app import App
 from textual.binding import Binding, BindingType
-from textual.drivers.linux_driver import LinuxDriver
 from textual.screen import Screen
 
 from tracer.errors import NumatraceError
@@ -23,6 +21,7 @@ from tracer.live.history import History
 from tracer.live.main_screen import MainScreen
 from tracer.live.player import Player
 from tracer.live.source import Recorded, Source, Tick
+from tracer.live.terminal import Driver
 from tracer.live.timeline import TimeLine
 
 __all__ = ["NumatraceApp"]
@@ -30,15 +29,6 @@ __all__ = ["NumatraceApp"]
 
 class _Shows(Protocol):
     def refresh_from(self, history: History) -> None: ...
-
-
-class _Driver(LinuxDriver):
-    """Draws on standard output, as every program does; Textual would take standard error, which may be a log."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        assert sys.__stdout__ is not None
-        self._file = sys.__stdout__
 
 
 class NumatraceApp(App[None]):
@@ -75,7 +65,7 @@ class NumatraceApp(App[None]):
         playing: bool = False,
         notes: Sequence[str] = (),
     ) -> None:
-        super().__init__(driver_class=_Driver, ansi_color=True)
+        super().__init__(driver_class=Driver, ansi_color=True)
         self.animation_level = "none"
         self.history = history
         self.error: NumatraceError | None = None
@@ -136,6 +126,10 @@ class NumatraceApp(App[None]):
         self.ended_by = number
         self.leave()
 
+    def hang_up(self) -> None:
+        """The terminal is gone, and nobody has sent the signal that says so."""
+        self._end_by(signal.SIGHUP)
+
     def crash(self, error: BaseException) -> None:
         """A mistake of ours in a thread or a task, where nobody would see it: leave, so that it can be raised."""
         self.mistake = error
@@ -184,7 +178,8 @@ class NumatraceApp(App[None]):
                 behind = f" {history.behind} back" if history.behind else ""
                 words.append(f"paused{behind}")
         if history.current.node_ids:
-            words.append(f"{history.current.time.astimezone():%H:%M:%S}")
+            date = "%Y-%m-%d " if self.player is not None else ""
+            words.append(f"{history.current.time.astimezone():{date}%H:%M:%S}")
         return "  ".join(words)
 
     # --- what the screens ask for ---

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import numpy as np
 import numpy.typing as npt
 from rich.cells import cell_len
@@ -18,6 +20,7 @@ from tracer.live.source import Recorded
 __all__ = ["TimeLine"]
 
 _STEPS = " ▁▂▃▄▅▆▇█"
+_DAY = timedelta(days=1)
 _BOLD = Style(bold=True)
 _HERE = Style(reverse=True)
 
@@ -63,7 +66,8 @@ class TimeLine(Panel):
         ]
 
     def _clock(self, index: int) -> str:
-        return f"{self._recorded.time(index).astimezone():%H:%M:%S}"
+        long = self._recorded.time(len(self._recorded) - 1) - self._recorded.time(0) >= _DAY
+        return f"{self._recorded.time(index).astimezone():{'%m-%d %H:%M' if long else '%H:%M:%S'}}"
 
     def _cell(self, index: int, room: int) -> int:
         count = len(self._recorded)
@@ -82,7 +86,7 @@ class TimeLine(Panel):
         most = int(cells.max(initial=0))
         scale = np.log1p(cells) / np.log1p(most) if most else np.zeros(room)
         steps = np.ceil(scale * (len(_STEPS) - 1)).astype(int).tolist()
-        return [Segment(fit(label.rjust(left), left)), Segment("".join(_STEPS[step] for step in steps))]
+        return [Segment(fit(label.rjust(left - 1), left)), Segment("".join(_STEPS[step] for step in steps))]
 
     def _margins(self) -> tuple[int, int]:
         """Cells before the line and after it."""
