@@ -128,13 +128,25 @@ def svg(figure: Figure, name: str, title: str, description: str) -> str:
     for style in root.findall(".//{*}defs/{*}style/.."):
         for child in style.findall("{*}style"):
             style.remove(child)
+    ids = _used_ids(root, name)
     for element in root.iter():
-        _clean(element, name)
+        _clean(element, ids)
     _announce(root, name, title, description)
     return ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)
 
 
-def _clean(element: ElementTree.Element, name: str) -> None:
+def _used_ids(root: ElementTree.Element, name: str) -> dict[str, str]:
+    """Ids that something refers to, and what they become: the same for the same picture, and unique on the page."""
+    used: set[str] = set()
+    for element in root.iter():
+        for key, value in element.attrib.items():
+            used.update(_REFERENCE.findall(value))
+            used.update([value[1:]] if key == _LINK and value.startswith("#") else [])
+    there = [element.attrib["id"] for element in root.iter() if element.attrib.get("id") in used]
+    return {old: f"{name}-{number}" for number, old in enumerate(there, 1)}
+
+
+def _clean(element: ElementTree.Element, ids: dict[str, str]) -> None:
     """Into HTML's own SVG: no prefixes, own ids, short numbers, the page's colours."""
     element.tag = element.tag.rpartition("}")[2]
     element.tail = None
@@ -142,12 +154,14 @@ def _clean(element: ElementTree.Element, name: str) -> None:
     element.attrib.clear()
     for key, value in attributes.items():
         if key == "id":
-            value = f"{name}-{value}"
+            if value not in ids:
+                continue
+            value = ids[value]
         elif key == _LINK:
-            key, value = "href", f"#{name}-{value[1:]}" if value.startswith("#") else value
+            key, value = "href", f"#{ids[value[1:]]}" if value.startswith("#") else value
         elif key in ("d", "style", "x", "y", "transform", "width", "height", "points"):
             value = _NUMBER.sub(lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), value)
-        value = _REFERENCE.sub(rf"url(#{name}-\1)", value)
+        value = _REFERENCE.sub(lambda reference: f"url(#{ids[reference[1]]})", value)
         if key == "style":
             value = value.replace(INK, "currentColor").replace(MUTED, "var(--muted)")
         element.attrib[key.rpartition("}")[2]] = value
