@@ -73,7 +73,11 @@ class Drop:
         return os.path.join(self._path, name)
 
     def _check(self, name: str) -> None:
-        about, path = self._folder.find(name), self._full(name)
+        path = self._full(name)
+        try:
+            about = self._folder.find(name)
+        except (OSError, ValueError) as error:
+            raise _cannot_write(path, error) from None
         if about is None:
             return
         if stat.S_ISLNK(about.st_mode):

@@ -55,6 +55,10 @@ _STYLE: dict[Any, Any] = {
     "path.simplify": True,
     "timezone": "UTC",
 }
+# For ticks that are years, months, days, hours, minutes and seconds apart; at a full larger unit; and beside the axis.
+_TICKS = ["%Y", "%b", "%d", "%H:%M", "%H:%M", "%H:%M:%S.%f"]
+_ROUND = ["", "%Y", "%b", "%b %d", "%H:%M", "%H:%M:%S.%f"]
+_DATES = ["", "%Y", "%Y-%m", "%Y-%m-%d", "%Y-%m-%d", "%Y-%m-%d"]
 _PIXELS_PER_POINT = 1.43
 """On a page as wide as it gets: text of 9 points has some 13 pixels."""
 _LEAST_PIXELS = 640
@@ -86,7 +90,8 @@ def time_axis(axes: Axes, edges: npt.NDArray[np.datetime64]) -> npt.NDArray[np.f
     x: npt.NDArray[np.float64] = dates.date2num(edges)  # type: ignore[no-untyped-call]
     locator = dates.AutoDateLocator(minticks=4, maxticks=9)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    ticks = dates.ConciseDateFormatter(locator, formats=_TICKS, zero_formats=_ROUND, offset_formats=_DATES)  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_formatter(ticks)
     axes.set_xlim(float(x[0]), float(x[-1]))
     return x
 

@@ -100,6 +100,7 @@ def page(history: History, title: str, progress: Progress) -> str:
         facts=_facts(history),
         figures=_figures(history),
         trust=_trust(history),
+        cpus=bool(history.info.cpus),
         node_rows=tables.node_rows(history),
         areas=tables.changed_areas(history, _AREAS),
         most_areas=_AREAS,

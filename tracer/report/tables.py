@@ -162,11 +162,11 @@ def pair_rows(history: History, most: int) -> list[FlowRow]:
 
 def _summed(flows: Sequence[FlowSum], label: Callable[[FlowSum], str]) -> list[FlowRow]:
     sums: dict[str, list[int]] = {}
-    for flow in flows:
+    for flow in sorted(flows, key=lambda it: (it.source, it.destination, it.reason)):
         kept = sums.setdefault(shown(label(flow)), [0, 0, 0])
         for place, value in enumerate((flow.pages, flow.kib, flow.failed)):
             kept[place] += value
-    ranked = sorted(sums.items(), key=lambda item: (-item[1][1], -item[1][2], item[0]))
+    ranked = sorted(sums.items(), key=lambda item: (-item[1][1], -item[1][2]))
     return [FlowRow(name, count(pages), amount(kib), count(failed)) for name, (pages, kib, failed) in ranked]
 
 
