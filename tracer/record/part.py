@@ -78,10 +78,19 @@ class Part:
             yield
         except FileNotFoundError as error:
             raise NumatraceError(f"there is no {self.path}") from error
-        except pa.ArrowException as error:
-            raise self._damaged("it is no parquet file, or only a part of one") from error
-        except OSError as error:
-            raise NumatraceError(f"cannot read {self.path}: {error.strerror or error}") from error
+        except (OSError, ValueError, pa.ArrowException) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise NumatraceError(f"cannot read {self.path}: {error.strerror}") from error
+            # What pyarrow says, partly as an OSError too, is about thrift and pages, and may have several lines.
+            raise self._damaged("it is no parquet file, or a damaged one, or only a part of one") from error
+
+    @contextlib.contextmanager
+    def understood(self) -> Iterator[None]:
+        """Around what takes its values apart: the file may say anything in them."""
+        try:
+            yield
+        except (ValueError, TypeError, IndexError, pa.ArrowException) as error:
+            raise self._damaged("a value in it cannot be what numatrace wrote") from error
 
     def _damaged(self, why: str) -> NumatraceError:
         return NumatraceError(f"cannot read {self.path} as a recording: {why}")

@@ -112,13 +112,14 @@ class Recording:
         decoder = Decoder(self.info, self.node_ids)
         for part, low, high in self._ranges(first, last):
             decoder.use(part.info)
-            key = part.key_before(low)
-            if key < low:
-                decoder.skip(self._chunk(part, key, low - 1))
-            while low <= high:
-                upto = part.last_within(low, high, _CHUNK_ROWS)
-                yield from decoder.samples(self._chunk(part, low, upto))
-                low = upto + 1
+            with part.understood():
+                key = part.key_before(low)
+                if key < low:
+                    decoder.skip(self._chunk(part, key, low - 1))
+                while low <= high:
+                    upto = part.last_within(low, high, _CHUNK_ROWS)
+                    yield from decoder.samples(self._chunk(part, low, upto))
+                    low = upto + 1
 
     def _ranges(self, first: int, last: int) -> Iterator[tuple[Part, int, int]]:
         """The parts that hold these samples, and which of each part's own."""

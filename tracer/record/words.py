@@ -27,9 +27,9 @@ def text_and_raw(name: bytes) -> tuple[str, bytes | None]:
         return name.decode("utf-8", "backslashreplace"), name
 
 
-def raw_bytes(text: str, raw: bytes | None) -> bytes:
-    """The reverse of `text_and_raw`."""
-    return text.encode("utf-8") if raw is None else raw
+def raw_bytes(text: str | None, raw: bytes | None) -> bytes:
+    """The reverse of `text_and_raw`; a name that is missing is empty."""
+    return (text or "").encode("utf-8") if raw is None else raw
 
 
 def policy_text(policy: Policy, spelling: Spelling) -> str:
@@ -41,8 +41,9 @@ def policy_text(policy: Policy, spelling: Spelling) -> str:
 
 
 @lru_cache(4096)
-def policy_from(mode: int, flags: int, nodes: str, text: str, spelling: Spelling) -> Policy:
+def policy_from(mode: int, flags: int, nodes: str | None, text: str | None, spelling: Spelling) -> Policy:
     """The reverse: `text` is what `policy_text` gave. ValueError when `nodes` is no list of nodes."""
+    nodes, text = nodes or "", text or ""
     if any(int(number) > _MOST_NODE for number in nodes.replace("-", ",").split(",") if nodes):
         raise ValueError(f"no such node: {nodes}")
     policy = Policy(mode, flags, parse_nodes(nodes))
