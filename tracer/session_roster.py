@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import time
@@ -229,4 +230,5 @@ def _readable(fds: list[int], seconds: float) -> list[int]:
     poller = select.poll()
     for fd in fds:
         poller.register(fd, select.POLLIN)
-    return [fd for fd, _ in poller.poll(max(0, int(seconds * 1000)))]
+    # Rounded up: what is left of a millisecond would be waited for without a pause, look after look.
+    return [fd for fd, _ in poller.poll(max(0, math.ceil(seconds * 1000)))]
