@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -36,11 +37,12 @@ METHOD = (
 
 
 def _drain(terminal: int, seconds: float) -> int:
-    """Read what is written to the terminal; gives how many bytes."""
+    """Read what is written to the terminal, until nobody can write to it any more; gives how many bytes."""
     end, read = time.monotonic() + seconds, 0
-    while (left := end - time.monotonic()) > 0:
-        if select.select([terminal], [], [], left)[0]:
-            read += len(os.read(terminal, 1 << 16))
+    with contextlib.suppress(OSError):
+        while (left := end - time.monotonic()) > 0:
+            if select.select([terminal], [], [], left)[0]:
+                read += len(os.read(terminal, 1 << 16))
     return read
 
 
