@@ -96,9 +96,9 @@ def test_the_facts(text: str) -> None:
     read = Reader(text)
     assert [it for it in read.ids if it in SECTIONS] == list(SECTIONS)
     summary = words(read.text["summary"])
-    for fact in ("db1", "6.12.0", "2025-03-01T12:00:00Z to 2025-03-01T12:00:59Z (59 s)", "2, of which 1 at the end"):
+    for fact in ("db1", "6.12.0", "2025-03-01T12:00:00Z to 2025-03-01T12:00:59Z (59 s)", "2, 1 of them ended"):
         assert fact in summary
-    assert "complete, ended by the test" in summary
+    assert "complete (the test)" in summary
     assert "NUMA placement of target (PID 42) and 1 more" in summary
 
 
@@ -120,6 +120,15 @@ def test_the_numbers(text: str) -> None:
     )
     assert "1.82 ms" not in read["trust"]
     assert "tracepoint / walk" in read["trust"]
+
+
+def test_the_end_is_the_last_there_was_of_processes_that_ended(tmp_path: Path) -> None:
+    there = snapshot([vma()], [(3, 5)])
+    samples = [sample(there, **at(0)), sample(there, **at(1)), sample(ended=(there,), **at(2))]
+    read = {name: words(it) for name, it in Reader(made(history(tmp_path, samples))).text.items()}
+    assert "32 KiB memory at the end" in read["summary"]
+    assert "Processes 1, all ended" in read["summary"]
+    assert "node 1 62.5 % 20 KiB 20 KiB 20 KiB 20 KiB" in read["nodes"]
 
 
 def test_only_what_misses_its_promise_is_marked(text: str) -> None:

@@ -31,8 +31,8 @@ node; the memory areas that changed most; what moved, from which node, for which
 touched memory first, and where it then lay; the policies in force, with what they promise and what there is; and how
 far the counts can be believed, and what it cost to get them.
 
---png DIR writes the plots as pictures: totals.png, heatmap.png, flows.png and touch.png, the last two only if anything
-moved or was touched. The directory is made if there is none. With --from and --to it is all about a part of the
+--png DIR writes the plots as pictures: totals.png, heatmap.png, flows.png and touch.png, each only if there is anything
+to draw. The directory is made if there is none. With --from and --to it is all about a part of the
 recording; what happened before the first sample of that part is left out.
 
 Where in a large memory area the nodes lie is known only if the recording was made with --regions. Otherwise the map

@@ -128,6 +128,14 @@ class History:
         """From the first sample to the last."""
         return float((self.times[-1] - self.times[0]).astype(np.int64)) / 1e6
 
+    @property
+    def final(self) -> int:
+        """Index of the last sample; where all processes came to their ends, of the last one with memory."""
+        there = np.flatnonzero(self.sums.any(axis=1))
+        if len(there) and all(target.ended_at >= 0 for target in self.targets):
+            return int(there[-1])
+        return len(self.times) - 1
+
     def bookings(self) -> Bookings:
         """Those of the VMAs."""
         if self._bookings is None:

@@ -129,15 +129,14 @@ def _facts(history: History) -> list[tuple[str, str]]:
     info = history.info
     started, ended = (timestamp(time, "seconds") for time in (history.started, history.ended))
     state = "complete" if info.complete else "recovered: the recorder did not come to its orderly end"
-    ended_by = f", ended by {shown(info.ended_by)}" if info.complete and info.ended_by else ""
+    ended_by = f" ({shown(info.ended_by)})" if info.complete and info.ended_by else ""
     command = shortened(shown(shlex.join(info.command_line)), _COMMAND_CHARACTERS)
-    living = sum(target.ended_at < 0 for target in history.targets)
     return [
         ("Host", shown(info.host) or "unknown"),
         ("Kernel", shown(info.kernel) or "unknown"),
         ("Command", command or "unknown"),
         ("Watched", shown(", ".join(info.targets)) or "unknown"),
-        ("Processes", f"{count(len(history.targets))}, of which {count(living)} at the end"),
+        ("Processes", _processes(history)),
         ("Time", f"{started} to {ended} ({duration(history.seconds)})"),
         ("Samples", f"{count(len(history.times))}, every {info.every_s:g} s"),
         ("Recording", state + ended_by),
@@ -145,12 +144,19 @@ def _facts(history: History) -> list[tuple[str, str]]:
     ]
 
 
+def _processes(history: History) -> str:
+    number, ended = len(history.targets), sum(target.ended_at >= 0 for target in history.targets)
+    if not ended:
+        return count(number)
+    return f"{count(number)}, {'all' if number == ended else f'{count(ended)} of them'} ended"
+
+
 def _figures(history: History) -> list[tuple[str, str]]:
     """What one wants to know first: a number and what it is."""
     sums = history.sums.sum(axis=1)
     moved = sum(flow.kib for flow in history.flows if flow.source != flow.destination)
     local = touch.local_share(history)
-    figures = [(amount(int(sums[-1])), "memory at the end"), (amount(int(sums.max())), "most at any time")]
+    figures = [(amount(int(sums[history.final])), "memory at the end"), (amount(int(sums.max())), "most at any time")]
     if history.info.flows:
         figures.append((amount(moved), "moved between nodes"))
     if local is not None:

@@ -54,7 +54,7 @@ class NodeRow:
 
 def node_rows(history: History) -> list[NodeRow]:
     """One for each node with memory."""
-    sums = history.sums
+    sums = history.sums[: history.final + 1]
     whole = max(int(sums[-1].sum()), 1)
     return [
         NodeRow(
