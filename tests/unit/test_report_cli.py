@@ -7,14 +7,17 @@ import os
 import stat
 from pathlib import Path
 
+import jsonschema
 import pytest
 
+import tracer.render
 from tests.unit.report_recordings import record, story
 from tracer.cli.main import main
 from tracer.errors import NumatraceError
 from tracer.report.deliver import Drop
 
 PICTURES = ["flows.png", "heatmap.png", "totals.png", "touch.png"]
+SCHEMA = json.loads((Path(tracer.render.__file__).parent / "report.schema.json").read_text())
 Capture = pytest.CaptureFixture[str]
 
 
@@ -51,17 +54,19 @@ def test_pictures_alone_into_a_directory_that_is_there(recording: str, tmp_path:
 
 
 def test_json_says_what_was_written(recording: str, tmp_path: Path, capfd: Capture) -> None:
-    page = tmp_path / "r.html"
+    page = tmp_path / os.fsdecode(b"r\xff.html")
     assert main(["report", recording, "-o", str(page), "--from", "+10s", "--to", "-9s", "--format", "json"]) == 0
     out, err = capfd.readouterr()
     assert err == ""
-    assert json.loads(out) == {
+    line = json.loads(out)
+    jsonschema.validate(line, SCHEMA)
+    assert line == {
         "type": "report",
         "version": 1,
         "from": "2025-03-01T12:00:10.250000Z",
         "to": "2025-03-01T12:00:50.250000Z",
         "samples": 41,
-        "files": [{"path": str(page), "bytes": page.stat().st_size}],
+        "files": [{"path": f"{tmp_path}/r\\xff.html", "bytes": page.stat().st_size}],
     }
     assert "2025-03-01T12:00:10Z to 2025-03-01T12:00:50Z (40 s)" in page.read_text()
 

@@ -124,10 +124,11 @@ def _write(
 
 def _say(arguments: Namespace, history: History, files: list[tuple[str, int]]) -> None:
     if arguments.format == "json":
+        from tracer.render.paths import text_name
         from tracer.render.stream import json_line
         from tracer.render.timestamp import timestamp
 
-        listed = [{"path": path.encode("utf-8", "backslashreplace").decode(), "bytes": size} for path, size in files]
+        listed = [{"path": text_name(os.fsencode(path)), "bytes": size} for path, size in files]
         fields = {
             "from": timestamp(history.started),
             "to": timestamp(history.ended),
