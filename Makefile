@@ -15,8 +15,11 @@ help: ## Show this list
 
 .PHONY: run
 run: setup ## Watch the placement of a bundled workload change
-	seconds=5; [ ! -t 1 ] || seconds=20; \
-	$(VENV)/numatrace maps --every 1 -- $(VENV)/python examples/workload.py --seconds $$seconds --mib 64
+	if [ -t 0 ] && [ -t 1 ]; then \
+	  $(VENV)/numatrace live -- $(VENV)/python examples/workload.py --seconds 60 --mib 64; \
+	else \
+	  $(VENV)/numatrace maps --every 1 -- $(VENV)/python examples/workload.py --seconds 5 --mib 64; \
+	fi
 
 .PHONY: setup setup-test setup-bench
 setup: ## Install what numatrace needs
