@@ -14,21 +14,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tracer.errors import NumatraceError
-from tracer.record.buffers import dictionary, numpy_array, row_numbers
-from tracer.record.schema import METADATA_KEY, TIME_TYPE, Info, arrow_schema
+from tracer.record.buffers import dictionary, row_numbers
+from tracer.record.index import Index
+from tracer.record.schema import METADATA_KEY, Info, arrow_schema
 
 __all__ = ["Part"]
 
 Int64s = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 _NEEDED = ("time", "event", "key")
+_INDEX_ROWS = 1 << 18
 _GROUPS_KEPT = 2
 """Row groups that stay in memory: a moment and the next one mostly lie in the same, or in two."""
 
 
 class Part:
-    """A file. info: its metadata. times: of its samples, datetime64[us]; empty when it has none.
+    """A file. info: its metadata. index: its samples, of which there may be none.
 
     All that reads raises NumatraceError where the file is no recording, is damaged or cannot be read.
     """
@@ -46,7 +47,9 @@ class Part:
             self.info = self._read_info(file.schema_arrow)
             self._schema = arrow_schema(self.info)
             self._there = set(file.schema_arrow.names)
-            self._index(file)
+            counts = [self._metadata.row_group(group).num_rows for group in range(self._metadata.num_row_groups)]
+            self._group_rows = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
+            self.index = self._read_index(file)
         except BaseException:
             self._source.close()
             raise
@@ -110,46 +113,20 @@ class Part:
                 raise self._damaged(f"it has no column {name}")
         return info
 
-    # --- where the samples are ---
-
-    def _index(self, file: Any) -> None:
-        counts = [self._metadata.row_group(group).num_rows for group in range(self._metadata.num_row_groups)]
-        self._group_rows = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
+    def _read_index(self, file: Any) -> Index:
         with self._reading():
-            times, keys = self._times_and_keys(file)
-        if (times[1:] < times[:-1]).any():
-            raise self._damaged("its rows are not in the order of time")
-        first = (
-            np.flatnonzero(np.concatenate(([True], times[1:] != times[:-1]))) if len(times) else np.empty(0, np.intp)
-        )
-        self.times: npt.NDArray[np.datetime64] = times[first].view("datetime64[us]")
-        self._bounds = np.append(first, len(times))
-        self._keys = np.flatnonzero(keys[first])
-        if len(first) and (not len(self._keys) or self._keys[0] != 0):
-            raise self._damaged("it does not begin with a key frame")
-
-    def _times_and_keys(self, file: Any) -> tuple[Int64s, Bools]:
-        table = file.read(columns=["time", "key"])
-        if table.column("time").null_count or table.column("key").null_count:
-            raise self._damaged("a row has no time")
-        times = table.column("time").cast(TIME_TYPE).cast(pa.int64()).combine_chunks()
-        return numpy_array(times), numpy_array(table.column("key").combine_chunks())
-
-    def key_before(self, sample: int) -> int:
-        """The last key frame that is not after this sample."""
-        return int(self._keys[np.searchsorted(self._keys, sample, side="right") - 1])
-
-    def last_within(self, first: int, last: int, rows: int) -> int:
-        """Up to which sample, at most `last`, the samples from `first` on have no more than so many rows; `first`
-        itself may have more."""
-        upto = int(np.searchsorted(self._bounds, self._bounds[first] + rows, side="right")) - 2
-        return min(last, max(first, upto))
+            try:
+                return Index(file.iter_batches(_INDEX_ROWS, columns=["time", "key"]))
+            except pa.ArrowException:
+                raise
+            except ValueError as error:
+                raise self._damaged(str(error)) from error
 
     # --- rows ---
 
     def samples(self, first: int, last: int) -> tuple[Any, Int64s]:
         """All columns of the rows of these samples, and where each of these begins in them."""
-        bounds = self._bounds[first : last + 2]
+        bounds = self.index.bounds[first : last + 2]
         begin, end = int(bounds[0]), int(bounds[-1])
         groups = self._overlapping(begin, end)
         rows = pa.concat_tables([self._group(group) for group in groups])
@@ -159,7 +136,7 @@ class Part:
         """The columns of `schema` of the rows of the samples from `first` to `last`, and only of these events, if any
         is named. A column that the file does not have is all null.
         """
-        begin, end = int(self._bounds[first]), int(self._bounds[last + 1])
+        begin, end = int(self.index.bounds[first]), int(self.index.bounds[last + 1])
         kept = []
         for group in self._overlapping(begin, end):
             base = int(self._group_rows[group])

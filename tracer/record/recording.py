@@ -57,8 +57,8 @@ class Recording:
         self._open: Part | None = None
         self.info = _common_info([part.info for part in self._parts])
         self.node_ids = tuple(sorted({node for part in self._parts for node in part.info.node_ids}))
-        self.times: npt.NDArray[np.datetime64] = np.concatenate([part.times for part in self._parts])
-        self._first_samples = np.cumsum([0, *(len(part.times) for part in self._parts)])
+        self.times: npt.NDArray[np.datetime64] = np.concatenate([part.index.times for part in self._parts])
+        self._first_samples = np.cumsum([0, *(len(part.index.times) for part in self._parts)])
 
     def close(self) -> None:
         """Harmless to repeat."""
@@ -113,11 +113,11 @@ class Recording:
         for part, low, high in self._ranges(first, last):
             decoder.use(part.info)
             with part.understood():
-                key = part.key_before(low)
+                key = part.index.key_before(low)
                 if key < low:
                     decoder.skip(self._chunk(part, key, low - 1))
                 while low <= high:
-                    upto = part.last_within(low, high, _CHUNK_ROWS)
+                    upto = part.index.last_within(low, high, _CHUNK_ROWS)
                     yield from decoder.samples(self._chunk(part, low, upto))
                     low = upto + 1
 
@@ -133,7 +133,7 @@ class Recording:
 
     def _chunk(self, part: Part, first: int, last: int) -> Chunk:
         table, bounds = part.samples(first, last)
-        return Chunk(table, bounds, part.times[first : last + 1], self.node_ids)
+        return Chunk(table, bounds, part.index.times[first : last + 1], self.node_ids)
 
     # --- rows ---
 
@@ -160,7 +160,7 @@ class Recording:
 
 def _only_part(path: str) -> list[Part]:
     part = Part(path)
-    if not len(part.times):
+    if not len(part.index.times):
         part.close()
         raise NumatraceError(f"{path} is a recording without any sample")
     return [part]
@@ -175,7 +175,7 @@ def _parts_of_directory(path: str) -> list[Part]:
     for file in files:
         part = Part(file)
         part.close()  # there may be more than files may be open
-        if len(part.times):
+        if len(part.index.times):
             parts.append(part)
     if not parts:
         raise NumatraceError(f"no recording in the directory {path} has any sample")
@@ -184,9 +184,9 @@ def _parts_of_directory(path: str) -> list[Part]:
         raise NumatraceError(
             f"{path} holds recordings of {len(hosts)} hosts: {', '.join(hosts)}", "open the directory of one host in it"
         )
-    parts.sort(key=lambda part: part.times[0])
+    parts.sort(key=lambda part: part.index.times[0])
     for one, other in pairwise(parts):
-        if other.times[0] <= one.times[-1]:
+        if other.index.times[0] <= one.index.times[-1]:
             raise NumatraceError(f"{one.path} and {other.path} are of the same time", "open one of them")
     return parts
 
