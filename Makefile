@@ -15,7 +15,7 @@ help: ## Show this list
 
 .PHONY: run
 run: setup ## Watch the placement of a bundled workload change
-	if [ -t 0 ] && [ -t 1 ]; then \
+	@if [ -t 0 ] && [ -t 1 ]; then \
 	  $(VENV)/numatrace live -- $(VENV)/python examples/workload.py --seconds 60 --mib 64; \
 	else \
 	  $(VENV)/numatrace maps --every 1 -- $(VENV)/python examples/workload.py --seconds 5 --mib 64; \
