@@ -70,7 +70,16 @@ class MainScreen(Screen[None]):
 
     # --- keys ---
 
+    def on_paste(self, event: events.Paste) -> None:
+        event.stop()
+        if self.prompt.purpose:
+            self.prompt.paste(event.text)
+
     def on_key(self, event: events.Key) -> None:
+        if self.prompt.purpose:
+            event.stop()
+            self.prompt.take(event)
+            return
         for key in self.keys:
             if event.key in key.keys:
                 event.stop()

@@ -20,7 +20,6 @@ class Prompt(Panel):
     """purpose: what is asked for; empty while nothing is. text: what was typed so far."""
 
     DEFAULT_CSS = "Prompt { display: none; } Prompt.asking { display: block; }"
-    can_focus = True
 
     class Typed(Message):
         """done: with Enter; None while it goes on, False where Escape ended it."""
@@ -37,10 +36,10 @@ class Prompt(Panel):
         self.text = ""
 
     def ask(self, purpose: str, text: str = "") -> None:
-        """Begin to take keys."""
+        """Begin. The screen hands all keys over while there is a purpose: a focus would come too late for keys that
+        follow at once, as they do when they are pasted."""
         self.purpose, self.text = purpose, text
         self.add_class("asking")
-        self.focus()
         self.draw()
 
     def make_lines(self, width: int, screen_height: int) -> list[Line]:
@@ -50,9 +49,8 @@ class Prompt(Panel):
         shown = text if len(text) <= room else fit_end(text, room)
         return [[Segment(fit(label, len(label)), _LABEL), Segment(shown), Segment(" ", _CURSOR)]]
 
-    def on_key(self, event: events.Key) -> None:
-        event.stop()
-        event.prevent_default()
+    def take(self, event: events.Key) -> None:
+        """A key."""
         if event.key in ("enter", "escape", "f3", "ctrl+c", "f10"):
             self._end(event.key)
             return
@@ -67,9 +65,9 @@ class Prompt(Panel):
         self.draw()
         self.post_message(self.Typed(self.purpose, self.text, None))
 
-    def on_paste(self, event: events.Paste) -> None:
-        event.stop()
-        self.text += " ".join(event.text.split())
+    def paste(self, text: str) -> None:
+        """All of a text."""
+        self.text += " ".join(text.split())
         self.draw()
         self.post_message(self.Typed(self.purpose, self.text, None))
 
@@ -80,5 +78,4 @@ class Prompt(Panel):
             return
         purpose, self.purpose = self.purpose, ""
         self.remove_class("asking")
-        self.screen.set_focus(None)
         self.post_message(self.Typed(purpose, self.text, key == "enter"))
