@@ -113,21 +113,20 @@ def _session(arguments: Namespace, selection: Selection, expect_exec: bool = Fal
         audit_cpu=arguments.audit_cpu,
         regions=True,
     )
-    wanted = [replace(chosen, flows=True, faults=True), chosen]
-    if arguments.hooks == "none" or arguments.reader == "numa_maps":
-        del wanted[0]
+    with_events = replace(chosen, flows=True, faults=True)
+    hooked = arguments.hooks != "none" and arguments.reader != "numa_maps"
     with ExitStack() as stack:
         try:
-            while True:
-                attempt = Session(selection, wanted.pop(0), progress, expect_exec=expect_exec)
-                try:
-                    session = stack.enter_context(attempt)
-                    break
-                except TargetGone:
-                    raise
-                except NumatraceError:
-                    if not wanted:
-                        raise
+            session = stack.enter_context(
+                Session(selection, with_events if hooked else chosen, progress, expect_exec=expect_exec)
+            )
+        except TargetGone:
+            raise
+        except NumatraceError:
+            if not hooked:
+                raise
+            # If it was something else that failed, it fails again, and says so.
+            session = stack.enter_context(Session(selection, chosen, progress, expect_exec=expect_exec))
         finally:
             progress.clear()
         yield session
