@@ -63,11 +63,16 @@ class Claim:
         return about is None or about.st_uid != self.spool.status().st_uid
 
     def begin(self, replace: bool) -> None:
-        """Sign, and keep some space back. Raises OSError."""
-        self.clear()
-        self.replace = replace
-        self._hidden.sign(replace)
-        self.ballast.reserve(1)
+        """Sign, and keep some space back. Raises OSError, and leaves nothing then."""
+        try:
+            self.clear()
+            self.replace = replace
+            self._hidden.sign(replace)
+            self.ballast.reserve(1)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.discard()
+            raise
 
     # --- data gets its name ---
 

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import json
 import os
+import time
 
 from tracer.errors import NumatraceError
 from tracer.record.place import Folder, Owner, open_parent, trusted_owners, write_all
@@ -21,6 +22,9 @@ __all__ = ["Hidden", "beside", "left_over", "make_beside", "make_inside", "open_
 _LOCK = "lock"
 _SUFFIX = ".numatrace"
 _INSIDE = ".spool" + _SUFFIX
+
+_DYING_S = 2.0
+_LOOK_S = 0.01
 
 _TRIES = 10
 """How often others may take the directory away under our hands before we give up."""
@@ -147,24 +151,45 @@ def _open(home: Folder, name: str, make: bool) -> Folder | None:
 
 def _lock(path: str, folder: Folder) -> int:
     """Closes `folder` where it raises."""
-    fd = -1
-    try:
+    with contextlib.ExitStack() as opened:
+        opened.callback(folder.close)
         try:
             fd = folder.create(_LOCK)
         except FileExistsError:
             fd = folder.open(_LOCK, writing=True)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException as error:
-        folder.close()
-        pid = _read_lock(fd).get("pid") if fd >= 0 else None
-        if fd >= 0:
-            os.close(fd)
-        if not isinstance(error, BlockingIOError):
-            raise
-        who = f" by process {pid}" if isinstance(pid, int) else ""
-        end = f", or end it with kill {pid}" if who else ""
-        raise NumatraceError(f"{path} is still being recorded{who}", f"wait for its end{end}") from None
+        opened.callback(os.close, fd)
+        if not _wait_for(fd):
+            pid = _read_lock(fd).get("pid")
+            who = f" by process {pid}" if isinstance(pid, int) else ""
+            end = f", or end it with kill {pid}" if who else ""
+            raise NumatraceError(f"{path} is still being recorded{who}", f"wait for its end{end}")
+        opened.pop_all()
     return fd
+
+
+def _wait_for(fd: int) -> bool:
+    """Take the lock; False where somebody lives who has it. One who was killed has it until all of him is gone: his
+    threads, and the BPF programs, take the kernel a moment."""
+    deadline = time.monotonic() + _DYING_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if _is_alive(_read_lock(fd).get("pid")) or time.monotonic() > deadline:
+                return False
+            time.sleep(_LOOK_S)
+        else:
+            return True
+
+
+def _is_alive(pid: object) -> bool:
+    """Whether the process that signed runs, as far as we can see: not in another container."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name before the state may hold anything.
+            return file.read().rpartition(b") ")[2][:1] not in (b"Z", b"X")
+    except OSError:
+        return False
 
 
 def _read_lock(fd: int) -> dict[str, object]:
