@@ -366,3 +366,15 @@ def test_all_ends_of_one_pid_in_one_sample() -> None:
         ("target", "new", None),
         ("vma", "new", 0x200000),
     ]
+
+
+def test_policies_are_written_again_when_it_is_known_how_the_kernel_spells_them(tmp_path: Path) -> None:
+    balancing = vma(0x1000, policy=Policy(Mode.BIND, F_NUMA_BALANCING, (0, 1)))
+    first = sample(snapshot([balancing, HIGH], [(1, 2), (0, 3)]))
+    second = after(first, 1, replace(first.only, spelling=Spelling.HIDDEN, time=TIME + timedelta(seconds=1)))
+    third = after(second, 1, replace(second.only, time=TIME + timedelta(seconds=2)))
+    write_recording(tmp_path / "x", [first, second, third])
+    with open_recording(tmp_path / "x") as read:
+        words = read.rows("vma", columns=["policy"]).column(0).to_pylist()
+        assert words == ["bind=balancing:0-1", "default", "default", "default"]
+        assert differences(read.at(2), third) == []

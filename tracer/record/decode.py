@@ -6,10 +6,9 @@ not change from one sample to the next stays the same object.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,57 +17,21 @@ from tracer.model.events import Faults, Flows
 from tracer.model.policy import Spelling
 from tracer.model.sample import Sample
 from tracer.model.snapshot import Details, Refresh, Regions, Snapshot, Trust
-from tracer.model.vma import Kind, Vma
-from tracer.record.chunk import ENDED, MACHINE, TARGET, Chunk, Heads, Spread
+from tracer.record.chunk import ENDED, MACHINE, Chunk, Spread
 from tracer.record.happened import Happened, Reasons
+from tracer.record.heads import Head, Life, lives, read_heads
+from tracer.record.known_vmas import SPELLINGS, KnownVmas
 from tracer.record.ledger import Ledger, common
 from tracer.record.schema import DETAILS, Info
-from tracer.record.words import VMA_WORDS, policy_from, raw_bytes
+from tracer.record.words import raw_bytes
 
 __all__ = ["Decoder"]
 
 Int64s = npt.NDArray[np.int64]
 Uint64s = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.intp]
-Range = tuple[int, int]
 
-_WORDS = ("comm", "comm_raw", "hooks", "reader", "spelling")
-_NUMBERS = (
-    *("pid", "ns_pid", "untraced", "settling", "unexplained", "lost", "drift", "oldest_read_s"),
-    *("regions_read", "cpu_ns"),
-)
-_KINDS = {word: kind for kind, word in VMA_WORDS.items()}
-_SPELLINGS = {spelling.value: spelling for spelling in Spelling}
 _NONE = np.empty(0, np.int64)
-
-
-@dataclass(slots=True)
-class _Head:
-    """A row of a target or of the machine, and the ranges of the rows that belong to it, each among its kind."""
-
-    number: int
-    event: int
-    comm: str
-    comm_raw: bytes | None
-    hooks: str
-    reader: str
-    spelling: str
-    pid: int
-    ns_pid: int
-    untraced: int
-    settling: int
-    unexplained: int
-    lost: int
-    drift: int
-    oldest_read_s: float
-    regions_read: int
-    cpu_ns: int
-    has_details: bool
-    has_regions: bool
-    counted: bool
-    vmas: Range
-    gone: Range
-    spans: Range
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +50,7 @@ class _Opened:
 
     def __init__(self, chunk: Chunk, reasons: Reasons) -> None:
         self.chunk = chunk
-        self.heads = _read_heads(chunk)
+        self.heads = read_heads(chunk)
         self.flows = Happened.flows(chunk, reasons)
         self.faults = Happened.faults(chunk)
 
@@ -98,7 +61,7 @@ class Decoder:
     def __init__(self, info: Info, node_ids: Sequence[int]) -> None:
         self._node_ids = tuple(node_ids)
         self._shown: dict[int, _Shown] = {}
-        self._vmas = _Vmas()
+        self._vmas = KnownVmas()
         self._untraced = 0
         self._counted = False
         self.use(info)
@@ -117,7 +80,7 @@ class Decoder:
         for index in range(len(chunk)):
             yield self._sample(opened, index, opened.heads[begins[index] : begins[index + 1]])
 
-    def _sample(self, opened: _Opened, index: int, heads: list[_Head]) -> Sample:
+    def _sample(self, opened: _Opened, index: int, heads: list[Head]) -> Sample:
         key, time = opened.chunk.keys[index], opened.chunk.times[index]
         if key:
             self._vmas.grow_old()
@@ -142,7 +105,7 @@ class Decoder:
         reasons = self._reasons.names if self._counted else ()
         return Sample(time, self._node_ids, tuple(live), tuple(ended), self._untraced, reasons, migrated, failed)
 
-    def _machine(self, opened: _Opened, head: _Head) -> tuple[Int64s, Int64s] | None:
+    def _machine(self, opened: _Opened, head: Head) -> tuple[Int64s, Int64s] | None:
         """Take in a row of the machine; gives the pages migrated and failed by reason, where it counts any."""
         self._untraced, self._counted = head.untraced, head.counted
         if not head.counted:
@@ -161,7 +124,7 @@ class Decoder:
 
     # --- one target ---
 
-    def _show(self, opened: _Opened, head: _Head, base: _Shown | None, old: _Shown | None) -> _Shown:
+    def _show(self, opened: _Opened, head: Head, base: _Shown | None, old: _Shown | None) -> _Shown:
         """What is to be shown of it now. base: what its rows are changes to. old: what to share what is equal with."""
         vmas = self._updated_vmas(opened, head, base.vmas if base else None)
         spans = self._updated_spans(opened, head, base.spans if base else None)
@@ -186,7 +149,7 @@ class Decoder:
             regions = old.regions if old is not None and same else Regions(spans.starts.astype(np.int64), spans.counts)
         return _Shown(vmas, spans, pages, details, regions)
 
-    def _updated_vmas(self, opened: _Opened, head: _Head, base: Ledger | None) -> Ledger:
+    def _updated_vmas(self, opened: _Opened, head: Head, base: Ledger | None) -> Ledger:
         base = base or Ledger.empty(len(self._node_ids) + (len(DETAILS) if self._info.details else 0))
         (first, last), (gone, end) = head.vmas, head.gone
         if first == last and gone == end:
@@ -199,7 +162,7 @@ class Decoder:
     def _vma_counts(self, rows: Spread) -> Int64s:
         return rows.pages_and_details if self._info.details else rows.pages
 
-    def _updated_spans(self, opened: _Opened, head: _Head, base: Ledger | None) -> Ledger | None:
+    def _updated_spans(self, opened: _Opened, head: Head, base: Ledger | None) -> Ledger | None:
         if not head.has_regions:
             return None
         base = base or Ledger.empty(len(self._node_ids))
@@ -207,7 +170,7 @@ class Decoder:
         part = slice(*head.spans)
         return _with_spans(base, rows.starts[part], rows.pages[part])
 
-    def _snapshot(self, opened: _Opened, head: _Head, shown: _Shown, time: datetime) -> Snapshot:
+    def _snapshot(self, opened: _Opened, head: Head, shown: _Shown, time: datetime) -> Snapshot:
         return Snapshot(
             time=time,
             pid=head.pid,
@@ -220,14 +183,14 @@ class Decoder:
             node_ids=self._node_ids,
             pages=shown.pages,
             details=shown.details,
-            spelling=_SPELLINGS.get(head.spelling, Spelling.NAMED),
+            spelling=SPELLINGS.get(head.spelling, Spelling.NAMED),
             namespace_pid=head.ns_pid,
             flows=self._flows(opened, head, shown.vmas) if self._info.flows else None,
             faults=self._faults(opened, head, shown.vmas) if self._info.faults or self._info.threads else None,
             regions=shown.regions,
         )
 
-    def _flows(self, opened: _Opened, head: _Head, vmas: Ledger) -> Flows:
+    def _flows(self, opened: _Opened, head: Head, vmas: Ledger) -> Flows:
         columns = opened.flows.rows(head.number, *head.vmas, vmas.rows(opened.chunk.vmas.starts[slice(*head.vmas)]))
         if columns is not None:
             return Flows(self._reasons.names, *columns)
@@ -235,7 +198,7 @@ class Decoder:
             self._no_flows = Flows(self._reasons.names, _NONE, _NONE, _NONE, _NONE, _NONE, _NONE)
         return self._no_flows
 
-    def _faults(self, opened: _Opened, head: _Head, vmas: Ledger) -> Faults:
+    def _faults(self, opened: _Opened, head: Head, vmas: Ledger) -> Faults:
         columns = opened.faults.rows(head.number, *head.vmas, vmas.rows(opened.chunk.vmas.starts[slice(*head.vmas)]))
         return self._no_faults if columns is None else Faults(*columns)
 
@@ -245,14 +208,14 @@ class Decoder:
         """As if all samples of the chunk had been made, but at the cost of their end. It begins with a key frame."""
         opened = _Opened(chunk, self._reasons)
         self._shown = {}
-        for life in _lives(opened).values():
+        for life in lives(chunk, opened.heads).values():
             self._shown[life.head.pid] = self._skipped(opened, life)
         for head in reversed(opened.heads):
             if head.event == MACHINE:
                 self._untraced, self._counted = head.untraced, head.counted
                 break
 
-    def _skipped(self, opened: _Opened, life: _Life) -> _Shown:
+    def _skipped(self, opened: _Opened, life: Life) -> _Shown:
         chunk, head = opened.chunk, life.head
         kept = _last_of_each(chunk.vmas, chunk.gone, head.pid, life.begin)
         things = self._vmas.of(chunk.vmas, kept.tolist(), head.spelling)
@@ -273,33 +236,6 @@ def _with_spans(base: Ledger, starts: Uint64s, pages: Int64s) -> Ledger:
     return base.updated(starts[there], pages[there], (), starts[~there])
 
 
-@dataclass(slots=True)
-class _Life:
-    """An address space that had not ended by the end of a chunk. head: its last own row. begin: from which row on the
-    rows of its PID are about it; begin_of_spans: and from which on those about its regions."""
-
-    head: _Head
-    begin: int
-    begin_of_spans: int
-
-
-def _lives(opened: _Opened) -> dict[int, _Life]:
-    """By PID."""
-    lives: dict[int, _Life] = {}
-    after_end: dict[int, int] = {}
-    for head, row in zip(opened.heads, opened.chunk.heads.at.tolist(), strict=True):
-        if head.event == ENDED:
-            lives.pop(head.pid, None)
-            after_end[head.pid] = row + 1
-        elif head.event == TARGET:
-            begin = after_end.get(head.pid, 0)
-            life = lives.setdefault(head.pid, _Life(head, begin, begin))
-            life.head = head
-            if not head.has_regions:
-                life.begin_of_spans = row + 1
-    return lives
-
-
 def _last_of_each(rows: Spread, gone: Spread | None, pid: int, begin: int) -> Rows:
     """Of the rows of this target from `begin` on the last one for each address, unless that is gone after it."""
     starts, last = _by_start(rows, pid, begin)
@@ -318,51 +254,3 @@ def _by_start(rows: Spread, pid: int, begin: int) -> tuple[Uint64s, Rows]:
     mine = mine[np.searchsorted(rows.at[mine], begin) :]
     starts, place = np.unique(rows.starts[mine][::-1], return_index=True)
     return starts, mine[len(mine) - 1 - place]
-
-
-class _Vmas:
-    """VMAs as objects: the same one for as long as it is described the same.
-
-    Known are those since the last key frame but one: that is every VMA there is.
-    """
-
-    def __init__(self) -> None:
-        self._young: dict[Any, Vma] = {}
-        self._old: dict[Any, Vma] = {}
-
-    def grow_old(self) -> None:
-        """A key frame begins, so that all that exist will be asked for again."""
-        self._old, self._young = self._young, {}
-
-    def of(self, rows: Spread, wanted: Sequence[int], spelling: str) -> list[Vma]:
-        """Those that these rows describe."""
-        fields = rows.vma_fields
-        return [self._vma((spelling, fields[row])) for row in wanted]
-
-    def _vma(self, key: tuple[str, tuple[Any, ...]]) -> Vma:
-        vma = self._young.get(key)
-        if vma is None:
-            vma = self._young[key] = self._old.get(key) or _vma(*key)
-        return vma
-
-
-def _vma(spelling: str, fields: tuple[Any, ...]) -> Vma:
-    start, end, perms, offset, device, inode, kind, name, raw, huge, page_kb, mode, flags, nodes, text = fields
-    kept = policy_from(mode, flags, nodes, text, _SPELLINGS.get(spelling, Spelling.NAMED))
-    path = raw_bytes(name, raw)
-    return Vma(start, end, perms, offset, device, inode, path, _KINDS.get(kind, Kind.ANON), kept, huge, page_kb)
-
-
-def _read_heads(chunk: Chunk) -> list[_Head]:
-    heads = chunk.heads
-    columns: list[Iterable[Any]] = [range(len(heads)), heads.events.tolist()]
-    columns += [heads.words(name) for name in _WORDS]
-    columns += [heads.numbers(name).tolist() for name in _NUMBERS]
-    columns += [heads.has(name) for name in ("anon", "regions", "flows")]
-    columns += [_ranges(heads, rows) for rows in (chunk.vmas, chunk.gone, chunk.spans)]
-    return [_Head(*row) for row in zip(*columns, strict=True)]
-
-
-def _ranges(heads: Heads, rows: Spread) -> Iterator[Range]:
-    first, last = (np.searchsorted(rows.at, bound).tolist() for bound in (heads.first, heads.last))
-    return zip(first, last, strict=True)
