@@ -230,6 +230,29 @@ def test_an_error_of_the_session_ends_with_a_file(capfd: Capture, play: Play) ->
     assert (info().complete, info().ended_by) == (True, "the kernel has had enough")
 
 
+def test_a_bug_ends_with_a_file_that_tells_of_it(play: Play) -> None:
+    play(Script(steps=steps(ZeroDivisionError("oh"))))
+    with pytest.raises(ZeroDivisionError):
+        main(["record", "-q", "-p", "42", "-o", "x.parquet"])
+    assert info().ended_by == "a bug: ZeroDivisionError('oh')"
+
+
+def test_a_second_request_ends_it_at_once_and_with_a_file(play: Play) -> None:
+    play(Script(steps=steps(KeyboardInterrupt())))
+    assert main(["record", "-q", "-p", "42", "-o", "x.parquet"]) == 0
+    assert info().complete
+
+
+def test_nothing_is_begun_where_standard_output_is_closed(
+    capfd: Capture, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play(Script(steps=steps(GONE)))
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["record", "--format", "json", "-p", "42", "-o", "x.parquet"]) == 1
+    assert "standard output is closed" in capfd.readouterr().err
+    assert os.listdir() == []
+
+
 @pytest.mark.parametrize(
     ("first", "code"), [(GONE, 1), (NumatraceError("no"), 1), (KeyboardInterrupt(), 130), (sample(), 1)]
 )

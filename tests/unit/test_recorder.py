@@ -265,19 +265,31 @@ def test_where_no_links_can_be_made_it_is_moved(tmp_path: Path, monkeypatch: pyt
 # --- two at a time, and one after a dead one ---
 
 
-@pytest.mark.parametrize("rotate", [None, Rotation(seconds=3600)])
-def test_one_recorder_at_a_time(tmp_path: Path, rotate: Rotation | None) -> None:
+def test_one_recorder_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
-    recorder = Recorder(str(path), INFO, rotate=rotate)
+    path.write_bytes(b"old")
+    recorder = Recorder(str(path), INFO, force=True)
     write(recorder, NOON)
-    for attempt in (lambda: Recorder(str(path), INFO, True, rotate), lambda: recover(str(path))):
+    for attempt in (lambda: Recorder(str(path), INFO, True), lambda: recover(str(path)), lambda: open_recording(path)):
         with pytest.raises(NumatraceError, match=f"still being recorded by process {os.getpid()}"):
             attempt()
-    with pytest.raises(NumatraceError, match="still being recorded"):
-        open_recording(path)
     write(recorder, NOON + timedelta(seconds=1))
     assert recorder.close().samples == 2
     assert recover(str(path)) is None
+
+
+def test_one_recorder_at_a_time_in_a_directory_and_its_finished_files_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "many"
+    recorder = Recorder(str(path), INFO, rotate=Rotation(seconds=1800))
+    write(recorder, *half_hours(3))
+    with pytest.raises(NumatraceError, match=f"still being recorded by process {os.getpid()}"):
+        Recorder(str(path), INFO, rotate=Rotation(seconds=1800))
+    note = recover(str(path))
+    assert note is not None
+    assert note.endswith("; what is in finished files can be read")
+    with open_recording(path) as it:
+        assert len(it) == 2
+    assert recorder.close().samples == 3
 
 
 def test_what_a_dead_recorder_left_is_recovered_before_the_next_begins(tmp_path: Path) -> None:

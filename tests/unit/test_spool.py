@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import shutil
 import signal
@@ -112,6 +113,15 @@ def test_a_live_part_comes_back_with_its_end(tmp_path: Path, written: Any) -> No
     assert found.info == INFO
     assert found.batches == given
     assert found.ended_by == "all over"
+
+
+def test_where_files_cannot_be_mapped_it_is_read(tmp_path: Path, written: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    data, _, given = written
+    assert read(tmp_path, data).batches == given
 
 
 def test_of_a_live_part_that_was_cut_the_whole_samples_come_back(tmp_path: Path, written: Any) -> None:
@@ -455,6 +465,19 @@ def test_where_there_is_no_room_at_all_everything_is_kept(tmp_path: Path, monkey
     assert note is not None
     assert "recovered 3 samples up to 2025-03-01T12:00:02Z" in note
     assert times(path) == [0, 1, 2]
+
+
+def test_where_no_space_can_be_promised_it_is_recorded_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    recorder = Recorder(str(tmp_path / "x.parquet"), INFO)
+    for it in samples(3):
+        recorder.write(it)
+    assert recorder.close().samples == 3
 
 
 def test_the_ballast_is_always_enough_to_finish_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

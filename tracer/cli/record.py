@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tracer.cli import options
 from tracer.cli.messages import note
+from tracer.cli.output import Output
 from tracer.cli.record_view import RecordView
 from tracer.cli.verb import Verb
 from tracer.cli.watch import Pace, Wants, Watch
@@ -96,12 +97,14 @@ def _run(arguments: Namespace) -> int:
     target = options.target(arguments)
     wants, missed = _wants(arguments)
     _check_pyarrow()
+    # It may be closed, and then nothing is begun.
+    output = Output() if arguments.format == "json" else None
     with _ended_in_order():
         recovered = _recover(arguments)
         from tracer.record.claim import claim
 
         claimed = claim(arguments.output, arguments.force, arguments.rotate is not None)
-        view = RecordView(claimed, arguments.rotate, target, arguments, recovered)
+        view = RecordView(claimed, target, arguments, recovered, output)
         try:
             _say(arguments, missed)
             code = _watch(target, arguments, view, wants)

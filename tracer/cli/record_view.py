@@ -11,7 +11,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -45,21 +45,21 @@ class RecordView:
     def __init__(
         self,
         claim: Claim,
-        rotation: Rotation | None,
         target: Target,
         arguments: Namespace,
         recovered: str | None,
+        output: Output | None,
     ) -> None:
         self.progress = Progress(arguments.quiet)
         self.wants = Wants()
         self.interrupted: Callable[[], bool] = lambda: False
         self.failed: NumatraceError | None = None
         self._claim = claim
-        self._rotation = rotation
+        self._rotation: Rotation | None = arguments.rotate
         self._target = target
         self._arguments = arguments
         self._recovered = recovered
-        self._output = Output() if arguments.format == "json" else None
+        self._output = output
         self._recorder: Recorder | None = None
         self._told = False
         self._over = False
@@ -104,7 +104,8 @@ class RecordView:
     def leave(self) -> None:
         """Whatever happened: what was recorded of a target is a file afterwards, and otherwise nothing is left."""
         if self._recorder is None or not (self._told or self.failed):
-            self._claim.discard()
+            with suppress(OSError):
+                self._claim.discard()
         elif not self._over:
             self.finish()
 
@@ -134,9 +135,9 @@ class RecordView:
     def _why(self) -> str:
         """What has ended the watch, for the metadata."""
         error = sys.exc_info()[1]
-        if isinstance(error, NumatraceError):
-            return error.message
-        if self.interrupted():
+        if error is not None and not isinstance(error, KeyboardInterrupt):
+            return error.message if isinstance(error, NumatraceError) else f"a bug: {error!r}"
+        if error is not None or self.interrupted():
             return "the user"
         duration = self._arguments.duration
         if duration is not None and self._seconds >= duration:

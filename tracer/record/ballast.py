@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from tracer.record.place import Folder
@@ -10,6 +11,8 @@ __all__ = ["Ballast"]
 
 _NAME = "ballast"
 _STEP = 256 * 1024
+_CANNOT = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+"""What file systems say that cannot promise space. Then there is no ballast."""
 
 
 class Ballast:
@@ -27,7 +30,11 @@ class Ballast:
         size = -(-size // _STEP) * _STEP
         if self._fd < 0:
             self._fd = self._folder.create(_NAME)
-        os.posix_fallocate(self._fd, 0, size)
+        try:
+            os.posix_fallocate(self._fd, 0, size)
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
         self._size = size
 
     def release(self) -> None:

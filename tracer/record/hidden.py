@@ -17,7 +17,7 @@ import time
 from tracer.errors import NumatraceError
 from tracer.record.place import Folder, Owner, open_parent, trusted_owners, write_all
 
-__all__ = ["Hidden", "beside", "left_over", "make_beside", "make_inside", "open_left_over"]
+__all__ = ["Hidden", "StillRecording", "beside", "left_over", "make_beside", "make_inside", "open_left_over"]
 
 _LOCK = "lock"
 _SUFFIX = ".numatrace"
@@ -43,6 +43,10 @@ def _inside(path: str) -> str:
 def left_over(path: str) -> str | None:
     """Path of the hidden directory of a recorder of `path` that is running or was killed; None where there is none."""
     return next((it for it in (beside(path), _inside(path)) if os.path.lexists(it)), None)
+
+
+class StillRecording(NumatraceError):
+    """Somebody has the lock."""
 
 
 class Hidden:
@@ -111,7 +115,7 @@ def open_left_over(path: str) -> Hidden | None:
 def _take(path: str, hidden: str, owner: Owner | None, make: bool) -> Hidden | None:
     """Open (or make) it, and lock it. None where it is not there and shall not be made.
 
-    Raises NumatraceError where a recorder is running on it, OSError where it cannot be opened or is another user's.
+    Raises StillRecording where a recorder is running on it, OSError where it cannot be opened or is another user's.
     """
     home, name = open_parent(hidden, owner)
     with contextlib.ExitStack() as opened:
@@ -162,7 +166,7 @@ def _lock(path: str, folder: Folder) -> int:
             pid = _read_lock(fd).get("pid")
             who = f" by process {pid}" if isinstance(pid, int) else ""
             end = f", or end it with kill {pid}" if who else ""
-            raise NumatraceError(f"{path} is still being recorded{who}", f"wait for its end{end}")
+            raise StillRecording(f"{path} is still being recorded{who}", f"wait for its end{end}")
         opened.pop_all()
     return fd
 

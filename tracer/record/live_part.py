@@ -134,7 +134,7 @@ def read_live(fd: int) -> LiveRows:
     size = os.fstat(fd).st_size
     if not size:
         return found
-    data = mmap.mmap(fd, size, prot=mmap.PROT_READ)
+    data = _content(fd, size)
     source = pa.BufferReader(pa.py_buffer(data))
     good = 0
     try:
@@ -150,6 +150,14 @@ def read_live(fd: int) -> LiveRows:
     except (*_BROKEN, StopIteration, KeyError, TypeError):
         found.ended_by = _read_end(data[good:])
     return found
+
+
+def _content(fd: int, size: int) -> mmap.mmap | bytes:
+    try:
+        return mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+    except OSError:
+        # Not every file system can map files.
+        return os.pread(fd, size, 0)
 
 
 def _read_end(rest: bytes) -> str | None:

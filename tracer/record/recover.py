@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 from tracer.errors import NumatraceError
 from tracer.record.claim import Claim, reclaim
-from tracer.record.hidden import left_over
+from tracer.record.hidden import StillRecording, left_over
 from tracer.record.rotation import destination
 from tracer.record.spool import Sealed
 
@@ -41,7 +41,8 @@ def recover(path: str) -> str | None:
     """Whatever was left behind for `path`, a file or a rotated directory, is a recording afterwards.
 
     Returns a note for the user, None where nothing was there to recover. Raises NumatraceError where a recorder is
-    still running, or where it cannot be done; not where `path` can be read all the same.
+    still running, or where it cannot be done; not where `path` can be read all the same. Of a rotated recording the
+    files that are finished can.
     """
     try:
         claim = reclaim(path)
@@ -49,6 +50,10 @@ def recover(path: str) -> str | None:
             return None
         with claim:
             saved = _save(claim)
+    except StillRecording as error:
+        if not os.path.isdir(path):
+            raise
+        return f"{error.message}; what is in finished files can be read"
     except OSError as error:
         return _excuse(path, error)
     if saved is None:
