@@ -160,7 +160,7 @@ def _whole(draw: st.DrawFn, info: Info, time: Any, live: Sequence[Snapshot], end
     )
 
 
-@settings(max_examples=2, phases=[__import__("hypothesis").Phase.generate], deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(series(), st.sampled_from((2, 5, 65_536)), st.sampled_from((1, 8, 16_384)))
 def test_any_samples_come_back(recorded: tuple[Info, list[Sample]], row_group: int, chunk_rows: int) -> None:
     info, samples = recorded
