@@ -110,6 +110,24 @@ def test_what_does_not_change_is_the_same_object(tmp_path: Path) -> None:
     assert two.pages.tolist() == [[1, 2], [0, 3]]
 
 
+def test_pages_that_something_happened_to_are_the_same_object_all_the_same(tmp_path: Path) -> None:
+    busy = replace(SHOT, flows=flows([(0, 1, 0, 1, 1, 0), (0, 0, 1, 1, 1, 0)]))
+    write_recording(tmp_path / "x", spaced([sample(SHOT), sample(busy)]))
+    with open_recording(tmp_path / "x") as recording:
+        one, two = (it.only for it in recording.samples())
+        assert recording.rows("vma", first=1).num_rows == 1
+    assert one.pages is two.pages
+    assert one.vmas is two.vmas
+
+
+def test_a_vma_that_is_gone_in_a_key_frame_is_gone(tmp_path: Path) -> None:
+    """There is no row that says so: what a key frame does not have is not there."""
+    write_recording(tmp_path / "x", spaced([sample(SHOT), sample(snapshot([HIGH], [(0, 3)]))], 60))
+    with open_recording(tmp_path / "x") as recording:
+        assert recording.rows("unmapped").num_rows == 0
+        assert [it.only.vmas for it in recording.samples()] == [(LOW, HIGH), (HIGH,)]
+
+
 def test_a_vma_that_stays_is_the_same_object_when_others_come_and_go(tmp_path: Path) -> None:
     without = snapshot([HIGH], [(0, 3)])
     write_recording(tmp_path / "x", spaced([sample(snapshot([LOW, HIGH], [(1, 2), (0, 3)])), sample(without)]))
