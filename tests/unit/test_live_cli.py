@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.live_fakes import HEAP
 from tests.unit.live_terminal import Terminal, with_session
 from tracer.cli.main import main
 
@@ -107,6 +108,16 @@ def test_colours(how: str) -> None:
         assert (38 in terminal.colours()) == (how == "")
         if how:
             assert terminal.colours() <= {49}
+
+
+def test_keys_that_come_all_at_once_each_go_to_the_screen_that_is_there_by_then() -> None:
+    with Terminal(live()) as terminal:
+        terminal.until_text("[heap]")
+        terminal.type("fq?xjj\rq?x/heap\r\r")
+        terminal.until_text("PID 4711", f"{HEAP:x}")
+        terminal.type("qfq?xf?qqq")
+        assert terminal.wait() == 0
+        assert terminal.after.strip() == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, cast
 
+from textual import events
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
@@ -18,6 +19,7 @@ from textual.screen import Screen
 from tracer.errors import NumatraceError
 from tracer.live.feed import Feed
 from tracer.live.history import History
+from tracer.live.keys import TakesKeys
 from tracer.live.main_screen import MainScreen
 from tracer.live.player import Player
 from tracer.live.source import Recorded, Source, Tick
@@ -76,6 +78,7 @@ class NumatraceApp(App[None]):
         self.ended_by: int | None = None
         self.mistake: BaseException | None = None
         self._background: asyncio.Task[None] | None = None
+        self._jumping: asyncio.Task[None] | None = None
         self.feed = Feed(source, history, self._woken) if source is not None else None
         self.player = Player(recorded, history, self.redraw, self.crash) if recorded is not None else None
         if self.player is not None:
@@ -134,6 +137,18 @@ class NumatraceApp(App[None]):
         """A mistake of ours in a thread or a task, where nobody would see it: leave, so that it can be raised."""
         self.mistake = error
         self.leave()
+
+    async def on_event(self, event: events.Event) -> None:
+        """Keys are dealt with here and now, by the screen that is on top now. Textual would put them into the queue of
+        that screen, and of two keys that come at once the second would still go to a screen that the first has left.
+        """
+        if not isinstance(event, events.Key) or event.is_forwarded:
+            await super().on_event(event)
+        elif not await self._check_bindings(event.key, priority=True):
+            if isinstance(self.screen, TakesKeys):
+                self.screen.take_key(event)
+            else:
+                await self._check_bindings(event.key)
 
     # --- drawing ---
 
@@ -225,11 +240,13 @@ class NumatraceApp(App[None]):
             self.player.faster(by)
             self.redraw()
 
-    async def jump(self, text: str) -> None:
+    def jump(self, text: str) -> None:
         """To a time that was typed."""
-        if self.player is None:
-            return
+        if self.player is not None:
+            self._jumping = asyncio.create_task(self._jump(self.player, text))
+
+    async def _jump(self, player: Player, text: str) -> None:
         try:
-            self.seek(await self.player.moment(text))
+            self.seek(await player.moment(text))
         except NumatraceError as error:
             self._tell(error)

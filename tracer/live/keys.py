@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from rich.segment import Segment
 from rich.style import Style
@@ -12,7 +13,15 @@ from textual.message import Message
 from tracer.live.figures import fit, safe
 from tracer.live.panel import Line, Panel
 
-__all__ = ["HELP", "LIVE_KEYS", "REPLAY_KEYS", "Footer", "Key", "help_lines"]
+__all__ = ["HELP", "LIVE_KEYS", "REPLAY_KEYS", "Footer", "Key", "TakesKeys", "help_lines"]
+
+
+@runtime_checkable
+class TakesKeys(Protocol):
+    """A screen that does by itself what its keys stand for; others have bindings."""
+
+    def take_key(self, event: events.Key) -> None:
+        """Do it, at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from tracer.live.header import Header
 from tracer.live.history import History
 from tracer.live.keys import LIVE_KEYS, REPLAY_KEYS, Footer, Key, help_lines
 from tracer.live.menu import HelpScreen, SortScreen
-from tracer.live.prompt import Prompt
+from tracer.live.prompt import Prompt, Typed
 from tracer.live.rows import Column
 from tracer.live.table import VmaTable
 from tracer.live.timeline import TimeLine
@@ -37,9 +37,9 @@ class MainScreen(Screen[None]):
         super().__init__()
         self.keys: tuple[Key, ...] = REPLAY_KEYS if timeline is not None else LIVE_KEYS
         self.header = Header(history, title)
-        self.table = VmaTable(history)
+        self.table = VmaTable(history, self._look_into)
         self.timeline = timeline
-        self.prompt = Prompt()
+        self.prompt = Prompt(self._typed)
         self.footer = Footer(self.keys)
         self._needle = ""
         self._before_filter = ""
@@ -75,14 +75,12 @@ class MainScreen(Screen[None]):
         if self.prompt.purpose:
             self.prompt.paste(event.text)
 
-    def on_key(self, event: events.Key) -> None:
+    def take_key(self, event: events.Key) -> None:
         if self.prompt.purpose:
-            event.stop()
             self.prompt.take(event)
             return
         for key in self.keys:
             if event.key in key.keys:
-                event.stop()
                 self.footer.say("")
                 self.perform(key.action)
                 return
@@ -96,8 +94,8 @@ class MainScreen(Screen[None]):
     def on_footer_clicked(self, message: Footer.Clicked) -> None:
         self.perform(message.action)
 
-    def on_vma_table_chosen(self, message: VmaTable.Chosen) -> None:
-        self.app.push_screen(VmaScreen(self._app.history, message.pid, message.start))
+    def _look_into(self, pid: int, start: int) -> None:
+        self.app.push_screen(VmaScreen(self._app.history, pid, start))
 
     def on_time_line_wanted(self, message: TimeLine.Wanted) -> None:
         self._app.seek(message.index)
@@ -220,7 +218,7 @@ class MainScreen(Screen[None]):
         self._before_filter = self.table.layout_of_rows.needle
         self.prompt.ask(_FILTER, self._before_filter)
 
-    async def on_prompt_typed(self, message: Prompt.Typed) -> None:
+    def _typed(self, message: Typed) -> None:
         if message.purpose == _FILTER:
             text = self._before_filter if message.done is False else message.text
             self.table.set_layout(replace(self.table.layout_of_rows, needle=text))
@@ -229,9 +227,9 @@ class MainScreen(Screen[None]):
         elif message.purpose == _SEARCH:
             self._search(message)
         elif message.done:
-            await self._app.jump(message.text)
+            self._app.jump(message.text)
 
-    def _search(self, message: Prompt.Typed) -> None:
+    def _search(self, message: Typed) -> None:
         """While it is typed, to the next one from the cursor on; with F3, to the one after it."""
         self._needle = message.text
         if not message.text or message.done is False:

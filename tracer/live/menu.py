@@ -104,14 +104,12 @@ class SortScreen(Screen[Column | None]):
 
     def on_click(self, event: events.Click) -> None:
         index = self._list.top + event.screen_y - 1
-        if 0 <= index < len(self._columns):
+        if 0 <= index < len(self._columns) and self.is_current:
             self.dismiss(self._columns[index])
 
 
 class HelpScreen(Screen[None]):
     """Any other key than those that move leaves it."""
-
-    BINDINGS: ClassVar[list[BindingType]] = _MOVES
 
     def __init__(self, lines: Sequence[str]) -> None:
         super().__init__()
@@ -120,13 +118,10 @@ class HelpScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield self._list
 
-    def action_move(self, by: int) -> None:
-        self._list.move(by)
-
-    def action_page(self, by: int) -> None:
-        self._list.move(by * self._list.page)
-
-    def on_key(self, event: events.Key) -> None:
-        if event.key not in ("up", "k", "down", "j", "pageup", "pagedown", "space", "ctrl+c", "f10"):
-            event.stop()
+    def take_key(self, event: events.Key) -> None:
+        page = self._list.page
+        moves = {"up": -1, "k": -1, "down": 1, "j": 1, "pageup": -page, "pagedown": page, "space": page}
+        if event.key in moves:
+            self._list.move(moves[event.key])
+        else:
             self.dismiss(None)

@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
-from textual.message import Message
 
 from tracer.live.figures import fit, fit_end, safe
 from tracer.live.panel import Line, Panel
 
-__all__ = ["Prompt"]
+__all__ = ["Prompt", "Typed"]
 
 _LABEL = Style(bold=True)
 _CURSOR = Style(reverse=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """done: with Enter; None while it goes on, False where Escape ended it."""
+
+    purpose: str
+    text: str
+    done: bool | None
+
+
 class Prompt(Panel):
-    """purpose: what is asked for; empty while nothing is. text: what was typed so far."""
+    """typed: called with every change. purpose: what is asked for; empty while nothing is. text: what was typed."""
 
     DEFAULT_CSS = "Prompt { display: none; } Prompt.asking { display: block; }"
 
-    class Typed(Message):
-        """done: with Enter; None while it goes on, False where Escape ended it."""
-
-        def __init__(self, purpose: str, text: str, done: bool | None) -> None:
-            super().__init__()
-            self.purpose = purpose
-            self.text = text
-            self.done = done
-
-    def __init__(self) -> None:
+    def __init__(self, typed: Callable[[Typed], None]) -> None:
         super().__init__()
+        self._typed = typed
         self.purpose = ""
         self.text = ""
 
     def ask(self, purpose: str, text: str = "") -> None:
-        """Begin. The screen hands all keys over while there is a purpose: a focus would come too late for keys that
-        follow at once, as they do when they are pasted."""
+        """Begin. The screen hands all keys over while there is a purpose."""
         self.purpose, self.text = purpose, text
         self.add_class("asking")
         self.draw()
@@ -63,19 +65,19 @@ class Prompt(Panel):
         else:
             return
         self.draw()
-        self.post_message(self.Typed(self.purpose, self.text, None))
+        self._typed(Typed(self.purpose, self.text, None))
 
     def paste(self, text: str) -> None:
         """All of a text."""
         self.text += " ".join(text.split())
         self.draw()
-        self.post_message(self.Typed(self.purpose, self.text, None))
+        self._typed(Typed(self.purpose, self.text, None))
 
     def _end(self, key: str) -> None:
         if key == "f3":
             # As in htop: the next one, and the search goes on.
-            self.post_message(self.Typed(self.purpose, self.text, True))
+            self._typed(Typed(self.purpose, self.text, True))
             return
         purpose, self.purpose = self.purpose, ""
         self.remove_class("asking")
-        self.post_message(self.Typed(purpose, self.text, key == "enter"))
+        self._typed(Typed(purpose, self.text, key == "enter"))

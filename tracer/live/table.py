@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 from textual import events
 from textual.geometry import Region
-from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -23,22 +23,16 @@ _WHEEL_LINES = 3
 
 
 class VmaTable(Widget):
-    """Shows the current sample of a history. layout: how; change it by `set_layout`."""
+    """Shows the current sample of a history. chosen: called with PID and start of a VMA that the user wants to look
+    into. layout_of_rows: which rows, and in which order; change it by `set_layout`."""
 
     DEFAULT_CSS = "VmaTable { height: 1fr; width: 1fr; }"
     can_focus = False
 
-    class Chosen(Message):
-        """The user wants to see more of a VMA."""
-
-        def __init__(self, pid: int, start: int) -> None:
-            super().__init__()
-            self.pid = pid
-            self.start = start
-
-    def __init__(self, history: History, layout: Layout | None = None) -> None:
+    def __init__(self, history: History, chosen: Callable[[int, int], None]) -> None:
         super().__init__()
-        self.layout_of_rows = layout or Layout()
+        self.layout_of_rows = Layout()
+        self._chosen = chosen
         self.lines_drawn = 0
         self._history = history
         self._listings = Listings()
@@ -239,7 +233,7 @@ class VmaTable(Widget):
             return
         pid, start = key
         if start >= 0:
-            self.post_message(self.Chosen(pid, start))
+            self._chosen(pid, start)
         else:
             self.fold(pid)
 
