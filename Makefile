@@ -41,7 +41,7 @@ lint: setup-test ## ruff, mypy --strict and shellcheck
 
 .PHONY: test-unit test-kernel test-vm
 test-unit: setup-test ## Tests that need neither root nor BPF
-	$(VENV)/python -m pytest --timeout=$(TIMEOUT) tests/unit
+	$(VENV)/python -m pytest --timeout=$(TIMEOUT) --numprocesses=auto tests/unit
 test-kernel: setup-test ## Tests against the running kernel (root)
 	$(VENV)/python -m pytest --timeout=$(TIMEOUT) tests/kernel
 test-vm: setup-test ## The kernel tests in 4-node virtual machines with several kernels
