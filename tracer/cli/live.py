@@ -141,8 +141,12 @@ def _watch(arguments: Namespace, session: Session, target: options.Target, comma
     # The first one before the screen is taken: whatever is wrong is said in a line.
     first = Tick(session.refresh(), 0.0)
     history = History(screen.colour(arguments), keep_last=not target.selection.open_ended)
-    app = NumatraceApp(history, source, first=first, notes=() if arguments.quiet else tuple(session.notes))
+    notes = () if arguments.quiet else tuple(session.notes)
+    app = NumatraceApp(history, source, first=first, notes=notes)
     code = screen.show(app)
+    if not arguments.quiet:
+        for text in session.notes[len(notes) :]:
+            note(text)
     if app.feed is not None and not app.feed.join():
         note("a sample that was under way did not come to its end")
     return code

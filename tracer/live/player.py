@@ -30,6 +30,7 @@ _STRIDE = 120
 class Player:
     """history shows sample `index` of `recorded`. changed: called in the view's thread when another one is shown, or
     when reading has failed, which `error` then tells. crashed: called where it failed by a mistake of ours.
+    activity: of the first `known` samples; zeros for the others.
 
     The sums of the history begin where it last jumped to (a little before).
     """
@@ -45,6 +46,7 @@ class Player:
         self.speed = 1.0
         self.index = -1
         self.activity = Activity(np.zeros(len(recorded), np.int64), np.zeros(len(recorded), np.int64))
+        self.known = 0
         self.error: NumatraceError | None = None
         self._recorded = recorded
         self._history = history
@@ -74,6 +76,7 @@ class Player:
                 piece = await loop.run_in_executor(self._reader, self._recorded.activity, first, last)
                 self.activity.moved[first : last + 1] = piece.moved
                 self.activity.faults[first : last + 1] = piece.faults
+                self.known = last + 1
                 self._changed()
         except NumatraceError as error:
             self.error = error

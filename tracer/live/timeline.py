@@ -39,6 +39,7 @@ class TimeLine(Panel):
         super().__init__()
         self._recorded = recorded
         self._player = player
+        self._drawn: dict[str, tuple[tuple[int, int] | None, str]] = {}
 
     def make_lines(self, width: int, screen_height: int) -> list[Line]:
         lines = [self._position(width)]
@@ -79,6 +80,13 @@ class TimeLine(Panel):
         room = width - left - right
         if room < 3:
             return [Segment(fit(label, width))]
+        # Counted anew only when more is known: a day has 86,400 samples, and ten of them are shown in a second.
+        key = room, self._player.known
+        if self._drawn.get(label, (None, ""))[0] != key:
+            self._drawn[label] = key, self._steps(values, room)
+        return [Segment(fit(label.rjust(left - 1), left)), Segment(self._drawn[label][1])]
+
+    def _steps(self, values: npt.NDArray[np.int64], room: int) -> str:
         count = len(self._recorded)
         cells = np.zeros(room, np.int64)
         places = np.round(np.arange(count) * (room - 1) / max(count - 1, 1)).astype(np.int64)
@@ -86,7 +94,7 @@ class TimeLine(Panel):
         most = int(cells.max(initial=0))
         scale = np.log1p(cells) / np.log1p(most) if most else np.zeros(room)
         steps = np.ceil(scale * (len(_STEPS) - 1)).astype(int).tolist()
-        return [Segment(fit(label.rjust(left - 1), left)), Segment("".join(_STEPS[step] for step in steps))]
+        return "".join(_STEPS[step] for step in steps)
 
     def _margins(self) -> tuple[int, int]:
         """Cells before the line and after it."""
