@@ -42,7 +42,7 @@ class Part:
         self._identity = _identity(self._source)
         try:
             with self._reading():
-                file = pq.ParquetFile(self._source)
+                file = pq.ParquetFile(_for_arrow(self._source))
             self._metadata = file.metadata
             self.info = self._read_info(file.schema_arrow)
             self._schema = arrow_schema(self.info)
@@ -72,7 +72,9 @@ class Part:
                 if _identity(self._source) != self._identity:
                     raise NumatraceError(f"{self.path} has changed since it was opened", "open it again")
             words = [it.name for it in self._schema if it.type in (pa.string(), pa.binary()) and it.name in self._there]
-            self._file = pq.ParquetFile(self._source, metadata=self._metadata, read_dictionary=words)
+            with self._reading():
+                source = _for_arrow(self._source)
+            self._file = pq.ParquetFile(source, metadata=self._metadata, read_dictionary=words)
         return self._file
 
     @contextlib.contextmanager
@@ -188,6 +190,15 @@ def _conform(table: Any, schema: Any) -> Any:
         table.column(it.name).cast(it.type) if it.name in there else pa.nulls(table.num_rows, it.type) for it in schema
     ]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _for_arrow(file: BinaryIO) -> Any:
+    """The same file as Arrow reads it by itself.
+
+    Its threads may still read ahead when the interpreter ends, and with a file of Python's would call into that, which
+    aborts the process. By number, because Arrow takes no name that is not UTF-8.
+    """
+    return pa.OSFile(f"/proc/self/fd/{file.fileno()}")
 
 
 def _identity(file: BinaryIO) -> tuple[int, ...]:
