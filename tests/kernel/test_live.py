@@ -212,34 +212,3 @@ def test_the_command_goes_on_when_the_view_is_left(tmux: Tmux) -> None:
     pid = int(found[1])
     assert Path(f"/proc/{pid}/comm").read_text() == "sleep\n"
     os.kill(pid, signal.SIGKILL)
-
-
-def test_an_idle_view_costs_little(tmux: Tmux, world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    tmux.run(*COMMAND[:-2], "-p", str(world.pid))
-    tmux.until_text("ADDRESS")
-    (view,) = [
-        int(entry)
-        for entry in os.listdir("/proc")
-        if entry.isdigit() and f"-p\0{world.pid}\0".encode() in command_line(entry) and b"live" in command_line(entry)
-    ]
-    clock = os.sysconf("SC_CLK_TCK")
-    began, before = time.monotonic(), cpu_ticks(view)
-    while (seconds := time.monotonic() - began) < 10:
-        time.sleep(0.5)
-    share = (cpu_ticks(view) - before) / clock / seconds
-    with capsys.disabled():
-        print(f"\nlive view of an idle target: {share:.2%} of a core")
-    assert share < 0.03
-    tmux.press("q")
-
-
-def command_line(pid: str) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
-
-
-def cpu_ticks(pid: int) -> int:
-    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()
-    return int(fields[11]) + int(fields[12])
