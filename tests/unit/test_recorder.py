@@ -20,6 +20,7 @@ import pytest
 from tests.unit.snapshots import sample, snapshot, vma
 from tracer.errors import NumatraceError, UsageError
 from tracer.model.sample import Sample
+from tracer.record import hidden
 from tracer.record import recorder as module
 from tracer.record.claim import Claim, claim
 from tracer.record.place import Folder, Owner, caller
@@ -290,6 +291,31 @@ def test_one_recorder_at_a_time_in_a_directory_and_its_finished_files_can_be_rea
     with open_recording(path) as it:
         assert len(it) == 2
     assert recorder.close().samples == 3
+
+
+def test_a_directory_that_vanishes_just_when_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its recorder had finished between the two steps."""
+    spool = tmp_path / ".x.parquet.numatrace"
+    left = 2
+
+    def lock(path: str, folder: Folder, real: Any = hidden._lock) -> int:
+        nonlocal left
+        fd: int = real(path, folder)
+        if left:
+            left -= 1
+            (spool / "lock").unlink()
+            if left:
+                spool.rmdir()
+        return fd
+
+    monkeypatch.setattr(hidden, "_lock", lock)
+    recorder = Recorder(str(tmp_path / "x.parquet"), INFO)
+    assert left == 0
+    assert sorted(os.listdir(spool)) == ["ballast", "lock"]
+    write(recorder, NOON)
+    assert recorder.close().files == 1
 
 
 def test_what_a_dead_recorder_left_is_recovered_before_the_next_begins(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import os
 import time
 
 from tracer.errors import NumatraceError
-from tracer.record.place import Folder, Owner, open_parent, trusted_owners, write_all
+from tracer.record.place import Folder, Owner, open_parent, trusted_owners, write_at
 
 __all__ = ["Hidden", "StillRecording", "beside", "left_over", "make_beside", "make_inside", "open_left_over"]
 
@@ -62,8 +62,7 @@ class Hidden:
     def sign(self, replace: bool) -> None:
         """Write down who records, for others who find the lock held or the directory left behind. Raises OSError."""
         os.ftruncate(self._lock, 0)
-        os.lseek(self._lock, 0, os.SEEK_SET)
-        write_all(self._lock, json.dumps({"pid": os.getpid(), "replace": replace}).encode())
+        write_at(self._lock, json.dumps({"pid": os.getpid(), "replace": replace}).encode(), 0)
 
     @property
     def replace(self) -> bool:

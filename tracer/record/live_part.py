@@ -1,8 +1,9 @@
-"""The youngest part of a recording that is being written: an Arrow IPC stream, with every sample in the kernel's hands.
+"""The youngest part of a recording that is being written: a record for each sample, at once in the kernel's hands.
 
-It is one record batch for each sample, and where the recorder came to its end in order, the stream's end marker and a
-line of JSON behind it: a file that was cut between two batches has none. So nothing but the sample that was just being
-written is lost when the recorder is killed.
+A record is an Arrow IPC message (the first one the schema, then a record batch for each sample) behind a head with its
+length and checksum: what was being written when the recorder was killed, or never reached the disk when the power
+failed, is told from what is whole. Where the recorder came to its end in order the last record says so: a file that was
+cut between two records has none.
 """
 
 from __future__ import annotations
@@ -10,27 +11,28 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import struct
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-from tracer.record.place import Folder
+from tracer.record.place import Folder, write_at
 from tracer.record.schema import METADATA_KEY, Info
 
 __all__ = ["LivePart", "LiveRows", "live_name", "read_live"]
 
-_END = b"\xff\xff\xff\xff\0\0\0\0"
-"""The end of a stream: the mark of a message, and no length. Source: Arrow's format, "IPC Streaming Format"."""
+_HEAD = struct.Struct("<4s4sII")
+"""Magic, kind, length of the message, its checksum. A multiple of 8 bytes, as messages are: arrays must be aligned."""
+_MAGIC = b"ntr1"
+_SCHEMA, _BATCH, _END = b"head", b"rows", b"end "
 
 _SYNC_S = 1.0
 _SYNC_SHARE = 0.01
 """Data is sent to the disk for good once a second, and where that is slow, as often as it takes this share of time."""
-
-_BROKEN = (pa.ArrowException, OSError, ValueError, MemoryError)
-"""What pyarrow says of bytes that are no whole message: it depends on where they were cut."""
 
 
 def live_name(number: int) -> str:
@@ -50,7 +52,7 @@ class LivePart:
         self.rows = self.samples = self.bytes = 0
         self._clock = clock
         self._began = self._next_sync = clock()
-        self._write(schema.serialize())
+        self._write(_SCHEMA, schema.serialize())
 
     @property
     def age(self) -> float:
@@ -59,7 +61,7 @@ class LivePart:
 
     def append(self, batch: Any) -> None:
         """One sample. When this returns, it survives the end of this process."""
-        self._write(batch.serialize())
+        self._write(_BATCH, batch.serialize())
         self.rows += batch.num_rows
         self.samples += 1
         began = self._clock()
@@ -71,23 +73,23 @@ class LivePart:
     def end(self, ended_by: str) -> None:
         """Say that there is no more, and why."""
         good = self.bytes
-        os.ftruncate(self.fd, good)
-        self._write(_END + json.dumps({"ended_by": ended_by}).encode() + b"\n")
-        # The end may be written again, when there was no room for what follows it.
+        self._write(_END, json.dumps({"ended_by": ended_by}).encode())
+        # It may be written again, when there was no room for what follows it.
         self.bytes = good
 
-    def _write(self, data: Any) -> None:
+    def _write(self, kind: bytes, message: Any) -> None:
         """At the end of what is good, also when an earlier write was cut short or interrupted."""
-        view = memoryview(data).cast("B")
-        offset = self.bytes
+        data = memoryview(message).cast("B")
+        head = _HEAD.pack(_MAGIC, kind, len(data), zlib.crc32(data))
+        end = self.bytes + len(head) + len(data)
         try:
-            while view:
-                written = os.pwrite(self.fd, view, offset)
-                view, offset = view[written:], offset + written
+            # The head last: without it there is no record.
+            write_at(self.fd, data, end - len(data))
+            write_at(self.fd, memoryview(head), self.bytes)
         except OSError:
             os.ftruncate(self.fd, self.bytes)
             raise
-        self.bytes = offset
+        self.bytes = end
 
     def close(self) -> None:
         """Harmless to repeat."""
@@ -126,30 +128,44 @@ def _time(batch: Any, row: int) -> int:
 
 
 def read_live(fd: int) -> LiveRows:
-    """Everything up to the first byte that is not whole. The batches are views of the file as it is now.
+    """Everything up to the first record that is not whole. The batches are views of the file as it is now.
 
     Raises NumatraceError where a later version of numatrace has written it.
     """
     found = LiveRows()
+    try:
+        for kind, message in _records(fd):
+            if kind == _SCHEMA:
+                found.schema = pa.ipc.read_schema(message)
+                found.info = Info.from_json(found.schema.metadata[METADATA_KEY])
+            elif kind == _BATCH:
+                batch = pa.ipc.read_record_batch(message, found.schema)
+                batch.validate(full=True)
+                found.batches.append(batch)
+            elif kind == _END:
+                found.ended_by = str(json.loads(message.to_pybytes())["ended_by"])
+                break
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError):
+        # The checksum was right: somebody has made that up. What is before it may be of use.
+        pass
+    return found
+
+
+def _records(fd: int) -> Iterator[tuple[bytes, Any]]:
+    """Kind and message of each record that is whole, the message as a `pyarrow.Buffer`."""
     size = os.fstat(fd).st_size
     if not size:
-        return found
+        return
     data = _content(fd, size)
-    source = pa.BufferReader(pa.py_buffer(data))
-    good = 0
-    try:
-        messages = pa.ipc.MessageReader.open_stream(source)
-        found.schema = pa.ipc.read_schema(messages.read_next_message())
-        found.info = Info.from_json(found.schema.metadata[METADATA_KEY])
-        while True:
-            good = source.tell()
-            batch = pa.ipc.read_record_batch(messages.read_next_message(), found.schema)
-            # After a power failure there may be blocks in the file that never reached the disk.
-            batch.validate(full=True)
-            found.batches.append(batch)
-    except (*_BROKEN, StopIteration, KeyError, TypeError):
-        found.ended_by = _read_end(data[good:])
-    return found
+    whole = pa.py_buffer(data)
+    begin = 0
+    while begin + _HEAD.size <= size:
+        magic, kind, length, checksum = _HEAD.unpack_from(data, begin)
+        begin += _HEAD.size
+        if magic != _MAGIC or length > size - begin or zlib.crc32(message := whole.slice(begin, length)) != checksum:
+            return
+        yield kind, message
+        begin += length
 
 
 def _content(fd: int, size: int) -> mmap.mmap | bytes:
@@ -158,12 +174,3 @@ def _content(fd: int, size: int) -> mmap.mmap | bytes:
     except OSError:
         # Not every file system can map files.
         return os.pread(fd, size, 0)
-
-
-def _read_end(rest: bytes) -> str | None:
-    if not rest.startswith(_END) or not rest.endswith(b"\n"):
-        return None
-    try:
-        return str(json.loads(rest[len(_END) :])["ended_by"])
-    except (ValueError, KeyError, TypeError):
-        return None

@@ -18,7 +18,7 @@ from typing import Self
 
 from tracer.errors import NumatraceError
 
-__all__ = ["Folder", "Owner", "caller", "cannot", "open_directory", "open_parent", "trusted_owners", "write_all"]
+__all__ = ["Folder", "Owner", "caller", "cannot", "open_directory", "open_parent", "trusted_owners", "write_at"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -149,7 +149,7 @@ class Folder:
         self.remove(beside)
         fd = self.create(beside)
         try:
-            write_all(fd, data)
+            write_at(fd, data, 0)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -210,8 +210,9 @@ class Folder:
         os.fchmod(fd, mode)
 
 
-def write_all(fd: int, data: bytes | memoryview) -> None:
-    """At the descriptor's position. Raises OSError; then a part may have been written."""
+def write_at(fd: int, data: bytes | memoryview, offset: int) -> None:
+    """All of it, at this place of the file. Raises OSError; then a part may have been written."""
     view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    done = 0
+    while done < len(view):
+        done += os.pwrite(fd, view[done:], offset + done)

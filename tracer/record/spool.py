@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from tracer.record.claim import DATA, Claim
 from tracer.record.live_part import LivePart, LiveRows, live_name, read_live
+from tracer.record.place import write_at
 from tracer.record.schema import METADATA_KEY, Info, arrow_schema
 
 __all__ = ["Part", "Sealed", "Spool"]
@@ -153,7 +154,7 @@ class Sealed:
         footer.write_metadata_file(whole)
         os.ftruncate(self._fd, self.length)
         end = memoryview(whole.getvalue())[len(_MAGIC) :]
-        _write_at(self._fd, end, self.length)
+        write_at(self._fd, end, self.length)
         os.fsync(self._fd)
         return self.length + len(end)
 
@@ -175,12 +176,6 @@ class Sealed:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-def _write_at(fd: int, data: memoryview, offset: int) -> None:
-    done = 0
-    while done < len(data):
-        done += os.pwrite(fd, data[done:], offset + done)
 
 
 class _Target:
@@ -221,7 +216,7 @@ class _Target:
 
     def drain(self) -> None:
         """Everything to the disk."""
-        _write_at(self._fd, memoryview(self._kept), self.position - len(self._kept))
+        write_at(self._fd, memoryview(self._kept), self.position - len(self._kept))
         self._kept = bytearray()
 
     def flush(self) -> None:
