@@ -469,6 +469,24 @@ def test_a_spool_of_somebody_else_is_refused(tmp_path: Path, what: str) -> None:
     assert owners(spool_of(path)) == before
 
 
+@pytest.mark.parametrize("name", ["data", "live-000001"])
+def test_a_file_that_was_not_given_to_its_owner_yet_held_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The recorder was killed between the two steps, and so before it wrote anything there."""
+    path = tmp_path / "x.parquet"
+    monkeypatch.setenv("SUDO_UID", str(NOBODY))
+    monkeypatch.setenv("SUDO_GID", str(NOBODY))
+    os.chown(tmp_path, NOBODY, NOBODY)
+    claimed = claim(str(path))
+    for made in ("data",) if name == "data" else ("data", name):
+        os.close(claimed.spool.create(made))
+    os.chown(spool_of(path) / name, 0, 0)
+    claimed.close()
+    assert recover(str(path)) is None
+    assert os.listdir(tmp_path) == []
+
+
 def as_nobody(work: Callable[[], object]) -> int:
     """Exit code of `work`, done by an ordinary user in a process of his own: 0, 1 when it raised
     NumatraceError, 2 for anything else."""
