@@ -123,10 +123,10 @@ def test_a_link_that_appears_meanwhile_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(fd: int, data: bytes) -> None:
+    def full(fd: int, data: bytes, offset: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tracer.report.deliver.write_all", full)
+    monkeypatch.setattr("tracer.report.deliver.write_at", full)
     drop, name = Drop.for_file(str(tmp_path / "r.html"), replace=False)
     with drop, pytest.raises(NumatraceError, match=r"cannot write .*r\.html: No space left on device"):
         drop.put(name, b"ours")

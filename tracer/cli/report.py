@@ -85,7 +85,7 @@ def _drops(arguments: Namespace, stack: ExitStack) -> tuple[tuple[Drop, str] | N
     try:
         from tracer.report.deliver import Drop
         from tracer.report.page import PLOTS
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise NumatraceError(f"cannot draw: {error}", "pip install matplotlib jinja2") from None
 
     page = pictures = None

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from tracer.errors import NumatraceError, UsageError
-from tracer.record.place import Folder, caller, cannot, open_parent, write_all
+from tracer.record.place import Folder, caller, cannot, open_parent, write_at
 
 __all__ = ["Drop"]
 
@@ -93,7 +93,7 @@ class Drop:
         try:
             fd = self._folder.create(beside)
             try:
-                write_all(fd, data)
+                write_at(fd, data, 0)
                 os.fsync(fd)
             finally:
                 os.close(fd)
