@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.cli import moments
-from tracer.cli.moments import parse_moment
+from tracer.cli import options
 from tracer.errors import NumatraceError, UsageError
+from tracer.model.moments import parse_moment
 from tracer.render.timestamp import timestamp
 
 
@@ -97,7 +97,7 @@ LATE = every_second(datetime(2025, 3, 1, 22, 59, 50, 250_000, tzinfo=UTC))
 )
 def test_moments(text: str, index: int, zone: str) -> None:
     assert parse_moment(text, LATE) == index
-    assert moments.moment(text) == text
+    assert options.moment(text) == text
 
 
 @pytest.mark.parametrize("text", ["-1m", "+62s", "+1h30m", "12:00", "23:58", "00:01", "2024-03-01T22:59:52Z", "+9d"])
@@ -122,7 +122,7 @@ def test_what_is_no_moment_is_wrong_usage(text: str) -> None:
         parse_moment(text, LATE)
     assert "14:30:05" in caught.value.hint
     with pytest.raises(argparse.ArgumentTypeError):
-        moments.moment(text)
+        options.moment(text)
 
 
 def test_time_of_day_is_the_first_in_the_recording(zone: str) -> None:

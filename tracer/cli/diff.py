@@ -7,12 +7,12 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from tracer.cli import messages, options
-from tracer.cli.moments import parse_moment
 from tracer.cli.output import Output
 from tracer.cli.progress import Progress
 from tracer.cli.recorded import Chosen, open_file
 from tracer.cli.verb import Verb
 from tracer.errors import NumatraceError, UsageError
+from tracer.model.moments import parse_moment
 
 if TYPE_CHECKING:
     from tracer.model.accumulate import FlowRow

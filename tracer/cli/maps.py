@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tracer.cli import messages, options
-from tracer.cli.moments import parse_moment, span
 from tracer.cli.output import Output
 from tracer.cli.recorded import Beat, Chosen, open_file, span_of
 from tracer.cli.verb import Verb
 from tracer.cli.watch import Pace, View, Wants, Watch
 from tracer.errors import NumatraceError, UsageError
+from tracer.model.moments import parse_moment, span
 
 if TYPE_CHECKING:
     from tracer.model.sample import Sample

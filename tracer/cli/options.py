@@ -8,8 +8,8 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tracer.cli.moments import FORMS, moment
 from tracer.errors import UsageError
+from tracer.model.moments import FORMS, check_moment
 from tracer.model.selection import Selection
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "count",
     "duration",
     "interval",
+    "moment",
     "node",
     "process_id",
     "recording",
@@ -238,6 +239,15 @@ def process_id(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and 0 < int(text) <= _PID_MAX):
         raise ArgumentTypeError(f"{text!r} is not a process id: give a whole number above 0, as ps shows it")
     return int(text)
+
+
+def moment(text: str) -> str:
+    """The same text, where it can be understood, for argparse; `parse_moment` does it once there is a recording."""
+    try:
+        check_moment(text)
+    except UsageError as error:
+        raise ArgumentTypeError(f"{error.message}: {error.hint}") from None
+    return text
 
 
 def interval(text: str) -> float:

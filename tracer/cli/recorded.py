@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tracer.cli.messages import note
-from tracer.cli.moments import parse_moment
 from tracer.cli.progress import Progress
 from tracer.errors import NumatraceError, UsageError
+from tracer.model.moments import parse_moment
 
 if TYPE_CHECKING:
     from tracer.model.sample import Sample

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from tracer.cli import moments, options, screen
+from tracer.cli import options, screen
 from tracer.cli.recorded import Chosen, open_file
 from tracer.cli.verb import Verb
 from tracer.errors import UsageError
+from tracer.model.moments import FORMS, parse_moment
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +40,7 @@ among the processes that were recorded."""
 def _configure(parser: ArgumentParser) -> None:
     options.add_file(parser)
     options.add_choice(parser)
-    parser.add_argument("--at", type=moments.moment, metavar="TIME", help=f"begin at this moment: {moments.FORMS}")
+    parser.add_argument("--at", type=options.moment, metavar="TIME", help=f"begin at this moment: {FORMS}")
     parser.add_argument(
         "--speed",
         type=_speed,
@@ -74,7 +75,7 @@ def play(arguments: Namespace, path: str) -> int:
     with open_file(path, arguments.quiet) as recording:
         tape = _Tape(path, recording, arguments)
         at, speed = getattr(arguments, "at", None), getattr(arguments, "speed", None)
-        start = 0 if at is None else moments.parse_moment(at, recording)
+        start = 0 if at is None else parse_moment(at, recording)
         from tracer.live.app import NumatraceApp
         from tracer.live.history import History
 
@@ -118,7 +119,7 @@ class _Tape:
         return Activity(_per_sample(table, "flows", "pages", times), _per_sample(table, "faults", "count", times))
 
     def moment(self, text: str) -> int:
-        return moments.parse_moment(text, self._recording)
+        return parse_moment(text, self._recording)
 
 
 def _per_sample(table: Any, column: str, field: str, times: npt.NDArray[np.datetime64]) -> npt.NDArray[np.int64]:

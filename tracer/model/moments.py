@@ -1,4 +1,4 @@
-"""Moments of a recording, as a user writes them: `14:30`, `2025-03-01T12:00:00Z`, `+90s`, `-10s`, `start`, `end`.
+"""Moments of a recording, as users write them: `14:30`, `2025-03-01T12:00:00Z`, `+90s`, `-10s`, `start`, `end`.
 
 A time stands for the sample that tells of it: the first one within the minute, second or fraction that was written,
 and where there is none the last one before. So the time that an output prints of a sample finds that sample again.
@@ -7,7 +7,6 @@ and where there is none the last one before. So the time that an output prints o
 from __future__ import annotations
 
 import re
-from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
@@ -15,7 +14,7 @@ from typing import Protocol
 
 from tracer.errors import NumatraceError, UsageError
 
-__all__ = ["FORMS", "Samples", "moment", "parse_moment", "span"]
+__all__ = ["FORMS", "Samples", "check_moment", "parse_moment", "span"]
 
 FORMS = "14:30:05, 2025-03-01T12:00:00Z, +90s (from the start), -10s (before the end), start, end"
 """Examples of all ways to write one."""
@@ -78,13 +77,9 @@ def parse_moment(text: str, recording: Samples) -> int:
     return _at_clock(text, what, recording)
 
 
-def moment(text: str) -> str:
-    """The same text, where it can be understood, for argparse; `parse_moment` does it once there is a recording."""
-    try:
-        _parse(text)
-    except UsageError as error:
-        raise ArgumentTypeError(f"{error.message}: {error.hint}") from None
-    return text
+def check_moment(text: str) -> None:
+    """UsageError where `parse_moment` would understand it for no recording."""
+    _parse(text)
 
 
 def span(recording: Samples) -> str:
