@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from textual import events
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
 
 from tracer.live.history import History
-from tracer.live.sheet import Ink, Line, Sheet, footer, help_lines, plain, state_of
+from tracer.live.sheet import Ink, Line, plain
+from tracer.live.sheet_screen import SheetScreen, Words
 from tracer.live.strip import Frame, View
 from tracer.live.subject import Subject
 from tracer.live.vma_page import Facts, page
@@ -43,12 +41,13 @@ _HELP = (
 )
 
 
-class VmaScreen(Screen[None]):
-    """history: what is shown. pid, start: of the target, and where the VMA begins."""
+class VmaScreen(SheetScreen):
+    """pid, start: of the target, and where the VMA begins."""
+
+    help_title = "About one VMA"
+    help_text = _HELP
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,backspace", "back", "back"),
-        Binding("f1,question_mark,h", "help", "help"),
         Binding("plus,equals_sign", "zoom(1)", "closer"),
         Binding("minus,underscore", "zoom(-1)", "less close"),
         Binding("left", "move(-1,0)", show=False),
@@ -62,35 +61,17 @@ class VmaScreen(Screen[None]):
     ]
 
     def __init__(self, history: History, pid: int, start: int) -> None:
-        super().__init__()
-        self.sheet = Sheet()
-        self._history = history
+        super().__init__(history)
         self._subject = Subject(pid, start)
         self._view = View()
         self._frame = Frame(0, 1)
         self._facts: Facts | None = None
-        self._helping = False
 
-    def compose(self) -> ComposeResult:
-        """The sheet, and nothing else."""
-        yield self.sheet
+    def _learn(self) -> None:
+        self._subject.look(self._history.current, self._history.gone)
+        self._facts = self._find_out()
 
-    def on_mount(self) -> None:
-        """Show what there is, without waiting for the next sample."""
-        self.refresh_from(self._history)
-
-    def on_resize(self, event: events.Resize) -> None:
-        """Lay out anew."""
-        self._draw(event.size.width, event.size.height)
-
-    def refresh_from(self, history: History) -> None:
-        """The history shows another sample, or shows it in another way."""
-        self._history = history
-        self._subject.look(history.current, history.gone)
-        self._facts = self._learn()
-        self._draw(self.size.width, self.size.height)
-
-    def _learn(self) -> Facts | None:
+    def _find_out(self) -> Facts | None:
         subject, history = self._subject, self._history
         found = subject.found
         if found is None:
@@ -107,51 +88,30 @@ class VmaScreen(Screen[None]):
             touch=touch,
         )
 
-    def _draw(self, width: int, height: int) -> None:
-        if width > 0 and height > 0:
-            self.sheet.show_lines(self._lines(width, height))
+    def _keys(self) -> Words:
+        return ("Esc", "back"), ("+ -", "zoom"), ("←↑↓→", "cursor"), ("?", "help")
 
-    def _lines(self, width: int, height: int) -> list[Line]:
-        ink = Ink(self._history.colour)
-        foot = footer(
-            (("Esc", "back"), ("+ -", "zoom"), ("←↑↓→", "cursor"), ("?", "help")), width, ink, state_of(self.app)
-        )
-        if self._helping:
-            return [*help_lines("About one VMA", _HELP, width, height - 1, ink), foot]
-        facts = self._facts
-        if facts is None:
+    def _lines(self, width: int, height: int, ink: Ink) -> list[Line]:
+        if self._facts is None:
             subject = self._subject
-            lines: list[Line] = [[plain(f"{subject.start:x} of PID {subject.pid}: {subject.gone}", ink.warning)]]
-        else:
-            shown = page(facts, self._view, self._history.unit, width, height - 1, ink)
-            lines, self._frame = shown.lines, shown.frame
-        return [*lines, *([] for _ in range(height - 1 - len(lines))), foot]
+            return [[plain(f"{subject.start:x} of PID {subject.pid}: {subject.gone}", ink.warning)]]
+        shown = page(self._facts, self._view, self._history.unit, width, height, ink)
+        self._frame = shown.frame
+        return shown.lines
 
     # -- keys --
-
-    def action_back(self) -> None:
-        """Out of the help, or of the screen."""
-        if self._helping:
-            self.action_help()
-        else:
-            self.dismiss()
-
-    def action_help(self) -> None:
-        """Show it, or what was there before."""
-        self._helping = not self._helping
-        self._draw(self.size.width, self.size.height)
 
     def action_zoom(self, steps: int) -> None:
         """Positive: closer."""
         if self._facts is not None:
             self._view.zoom_by(steps, self._facts.found.vma, self._frame, self._history.colour)
-            self._draw(self.size.width, self.size.height)
+            self.draw()
 
     def action_move(self, columns: int, lines: int) -> None:
         """The cursor, by cells."""
         if self._facts is not None:
             self._view.move(columns, lines, self._facts.found.vma, self._frame, self._history.colour)
-            self._draw(self.size.width, self.size.height)
+            self.draw()
 
     def action_page(self, pages: int) -> None:
         """The cursor, by as many lines as the strip has."""
@@ -161,4 +121,4 @@ class VmaScreen(Screen[None]):
         """The cursor, to the beginning or the end."""
         if self._facts is not None:
             self._view.to_end(self._facts.found.vma, end)
-            self._draw(self.size.width, self.size.height)
+            self.draw()

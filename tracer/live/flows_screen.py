@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from textual import events
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
 
 from tracer.live.drill import VmaScreen
 from tracer.live.flows_page import Flowing, flowing, flows_page
 from tracer.live.history import History
-from tracer.live.sheet import Ink, Line, Sheet, footer, help_lines, state_of
+from tracer.live.sheet import Ink, Line
+from tracer.live.sheet_screen import SheetScreen, Words
 from tracer.model.sample import Sample
 
 __all__ = ["FlowsScreen"]
@@ -36,12 +34,13 @@ _HELP = (
 )
 
 
-class FlowsScreen(Screen[None]):
-    """history: what is shown."""
+class FlowsScreen(SheetScreen):
+    """The matrix, the reasons, and the VMAs behind it."""
+
+    help_title = "About flows"
+    help_text = _HELP
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,backspace", "back", "back"),
-        Binding("f1,question_mark,h", "help", "help"),
         Binding("c", "turn", "now or in all"),
         Binding("r", "reason(1)", "by reason"),
         Binding("R", "reason(-1)", show=False),
@@ -53,36 +52,16 @@ class FlowsScreen(Screen[None]):
     ]
 
     def __init__(self, history: History) -> None:
-        super().__init__()
-        self.sheet = Sheet()
-        self._history = history
+        super().__init__(history)
         self._in_all = False
         self._reason: str | None = None
         self._chosen: tuple[int, int] | None = None
         self._known: Flowing | None = None
         self._signature: tuple[Sample, float, str | None, bool] | None = None
-        self._helping = False
-
-    def compose(self) -> ComposeResult:
-        """The sheet, and nothing else."""
-        yield self.sheet
-
-    def on_mount(self) -> None:
-        """Show what there is, without waiting for the next sample."""
-        self.refresh_from(self._history)
-
-    def on_resize(self, event: events.Resize) -> None:
-        """Lay out anew."""
-        self._draw(event.size.width, event.size.height)
 
     def on_screen_resume(self) -> None:
         """Time went on while another screen was in front."""
         self.refresh_from(self._history)
-
-    def refresh_from(self, history: History) -> None:
-        """The history shows another sample, or shows it in another way."""
-        self._history = history
-        self._learn()
 
     def _learn(self) -> None:
         history = self._history
@@ -90,40 +69,21 @@ class FlowsScreen(Screen[None]):
         # The sample itself, not what is equal to it: that comparison would cost more than it saves.
         if self._signature is None or signature[0] is not self._signature[0] or signature[1:] != self._signature[1:]:
             self._known, self._signature = flowing(history, self._reason, self._in_all), signature
-        self._draw(self.size.width, self.size.height)
 
-    def _draw(self, width: int, height: int) -> None:
-        if width > 0 and height > 0 and self._known is not None:
-            self.sheet.show_lines(self._lines(self._known, width, height))
-
-    def _lines(self, known: Flowing, width: int, height: int) -> list[Line]:
-        ink = Ink(self._history.colour)
+    def _keys(self) -> Words:
         other = "now" if self._in_all else "in all"
-        keys = (("Esc", "back"), ("c", other), ("r", "reason"), ("↑↓", "choose"), ("Enter", "VMA"), ("?", "help"))
-        foot = footer(keys, width, ink, state_of(self.app))
-        if self._helping:
-            return [*help_lines("About flows", _HELP, width, height - 1, ink), foot]
-        lines = flows_page(known, self._chosen, width, height - 1, ink)
-        return [*lines, *([] for _ in range(height - 1 - len(lines))), foot]
+        return ("Esc", "back"), ("c", other), ("r", "reason"), ("↑↓", "choose"), ("Enter", "VMA"), ("?", "help")
+
+    def _lines(self, width: int, height: int, ink: Ink) -> list[Line]:
+        return [] if self._known is None else flows_page(self._known, self._chosen, width, height, ink)
 
     # -- keys --
-
-    def action_back(self) -> None:
-        """Out of the help, or of the screen."""
-        if self._helping:
-            self.action_help()
-        else:
-            self.dismiss()
-
-    def action_help(self) -> None:
-        """Show it, or what was there before."""
-        self._helping = not self._helping
-        self._draw(self.size.width, self.size.height)
 
     def action_turn(self) -> None:
         """Now or in all."""
         self._in_all = not self._in_all
         self._learn()
+        self.draw()
 
     def action_reason(self, by: int) -> None:
         """Another reason only, in alphabetical order, or all of them."""
@@ -133,6 +93,7 @@ class FlowsScreen(Screen[None]):
             at = reasons.index(self._reason) if self._reason in reasons else 0
             self._reason = reasons[(at + by) % len(reasons)]
             self._learn()
+            self.draw()
 
     def action_move(self, by: int) -> None:
         """Choose another of the VMAs."""
@@ -141,7 +102,7 @@ class FlowsScreen(Screen[None]):
             keys = [moved.key for moved in known.vmas]
             at = keys.index(self._chosen) + by if self._chosen in keys else 0 if by > 0 else len(keys) - 1
             self._chosen = keys[min(max(at, 0), len(keys) - 1)]
-            self._draw(self.size.width, self.size.height)
+            self.draw()
 
     def action_open(self) -> None:
         """More about the chosen VMA, or the first one."""
