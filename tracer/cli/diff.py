@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["VERB"]
 
-_DEFAULT_VMAS = 10
 
 _DESCRIPTION = """\
 Prints what differs between two moments of a recording: pages on each node, what moved from node to node, and the memory
@@ -51,13 +50,7 @@ def _configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=("text", "json"), default="text", help="text: tables; json: one object (default: text)"
     )
-    parser.add_argument(
-        "--vmas",
-        type=options.whole,
-        default=_DEFAULT_VMAS,
-        metavar="N",
-        help=f"how many memory areas the text names, 0 for all (default: {_DEFAULT_VMAS}); JSON has all of them",
-    )
+    options.add_vmas(parser)
     options.add_general(parser)
 
 

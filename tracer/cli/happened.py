@@ -27,7 +27,6 @@ __all__ = ["PERIOD_USAGE", "Report", "add_period", "run"]
 PERIOD_USAGE = "[--every SEC] [--count N] [--duration SEC | --from TIME --to TIME] [--format text|json] [--vmas N]"
 
 _DEFAULT_INTERVAL_S = 1.0
-_DEFAULT_VMAS = 10
 
 Sums = TypeVar("Sums", "FlowSums", "FaultSums")
 
@@ -50,13 +49,7 @@ def add_period(parser: ArgumentParser) -> None:
         default="text",
         help="text: tables; json: one object per line and interval (default: text)",
     )
-    parser.add_argument(
-        "--vmas",
-        type=options.whole,
-        default=_DEFAULT_VMAS,
-        metavar="N",
-        help=f"how many memory areas the text names, 0 for all (default: {_DEFAULT_VMAS}); JSON has all of them",
-    )
+    options.add_vmas(parser)
     options.add_span(parser)
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "add_reading",
     "add_span",
     "add_target",
+    "add_vmas",
     "check_choice",
     "count",
     "duration",
@@ -42,6 +43,7 @@ _PID_MAX = 2**31 - 1
 _INTERVAL_MAX_S = 86_400.0
 _DURATION_MAX_S = 366 * 86_400.0
 _AUDIT_PERCENT = 5.0
+_VMAS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,17 @@ def add_general(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("general")
     group.add_argument("-q", "--quiet", action="store_true", help="say nothing on standard error but errors")
     group.add_argument("--no-color", action="store_true", help="no colours on the terminal")
+
+
+def add_vmas(parser: ArgumentParser) -> None:
+    """How many VMAs a text names."""
+    parser.add_argument(
+        "--vmas",
+        type=whole,
+        default=_VMAS,
+        metavar="N",
+        help=f"how many memory areas the text names, 0 for all (default: {_VMAS}); JSON has all of them",
+    )
 
 
 def target(arguments: Namespace) -> Target:
