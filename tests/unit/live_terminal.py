@@ -42,7 +42,7 @@ class Terminal:
         self.resize(columns, lines, tell=False)
         self.settings: list[Any] = termios.tcgetattr(theirs)
         self._theirs = theirs
-        variables = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+        variables = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS", "LINES")}
         self.process = subprocess.Popen(
             command,
             stdin=theirs,

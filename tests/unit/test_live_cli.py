@@ -75,8 +75,9 @@ def test_it_shows_and_leaves_the_terminal_as_it_was() -> None:
         assert terminal.after.strip() == ""
 
 
-def test_resize() -> None:
-    with Terminal(live()) as terminal:
+@pytest.mark.parametrize("exported", [{}, {"COLUMNS": "80", "LINES": "24"}], ids=["", "exported"])
+def test_resize(exported: dict[str, str]) -> None:
+    with Terminal(live(), environment=exported) as terminal:
         terminal.until_text("[heap]")
         terminal.resize(120, 40)
         terminal.until_text("interleave:0-3")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import sys
 import threading
@@ -12,6 +13,9 @@ from typing import IO, Any, cast
 from textual.drivers.linux_driver import LinuxDriver
 
 __all__ = ["Driver"]
+
+_COLUMNS, _LINES = 80, 24
+"""Of a terminal that does not say, as a serial line."""
 
 
 class _Output:
@@ -47,8 +51,8 @@ class _Output:
 
 
 class Driver(LinuxDriver):
-    """Textual's own would draw on standard error, which may be a log; and where the terminal is closed without a
-    signal, it would read its end again and again."""
+    """Textual's own would draw on standard error, which may be a log; it would believe the environment about the size
+    of the terminal; and where that is closed without a signal, it would read its end again and again."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -58,6 +62,14 @@ class Driver(LinuxDriver):
     def start_application_mode(self) -> None:
         super().start_application_mode()  # type: ignore[no-untyped-call]
         threading.Thread(target=self._await_its_end, name="numatrace-terminal", daemon=True).start()
+
+    def _get_terminal_size(self) -> tuple[int, int]:
+        """Of the terminal itself: COLUMNS and LINES, where they are exported, do not follow when it changes."""
+        try:
+            columns, lines = os.get_terminal_size(self.fileno)
+        except OSError:
+            columns = lines = 0
+        return columns or _COLUMNS, lines or _LINES
 
     def _await_its_end(self) -> None:
         """Sleeps until the other side of the terminal is closed."""
