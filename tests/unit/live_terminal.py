@@ -144,7 +144,7 @@ from dataclasses import replace
 from tests.unit.fake_session import Script, install
 from tests.unit.live_fakes import *
 from tracer.kernel.procfs import TargetGone
-from tracer.errors import NumatraceError
+from tracer.errors import HooksMissing, NumatraceError
 nap = lambda seconds: time.sleep(seconds) or True
 install({script})
 from tracer.cli.main import main

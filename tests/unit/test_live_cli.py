@@ -193,7 +193,7 @@ def refuse(progress):
     options = script.events[-2][2]
     print(options.flows, options.faults, options.regions, file=open({str(log)!r}, "a"))
     if options.flows:
-        raise NumatraceError("flows are seen by the hooks only")
+        raise HooksMissing("flows are seen by the hooks only")
 script = Script([at(0)], nap, start=refuse)
 """
     command = live("script")
@@ -203,6 +203,23 @@ script = Script([at(0)], nap, start=refuse)
         terminal.type(QUIT)
         assert terminal.wait() == 0
     assert log.read_text().splitlines() == ["True True True", "False False True"]
+
+
+def test_what_happened_can_be_left_out(tmp_path: Path) -> None:
+    log = tmp_path / "options"
+    script = f"""
+def look(progress):
+    options = script.events[-2][2]
+    print(options.flows, options.faults, file=open({str(log)!r}, "a"))
+script = Script([at(0)], nap, start=look)
+"""
+    command = live("script", "-p", "4711", *FAST, "--no-flows", "--no-faults")
+    command[2] = command[2].replace("install(script)", script + "install(script)")
+    with Terminal(command) as terminal:
+        terminal.until_text("[heap]")
+        terminal.type(QUIT)
+        assert terminal.wait() == 0
+    assert log.read_text().splitlines() == ["False False"]
 
 
 # A slow terminal
@@ -289,6 +306,7 @@ def test_a_command_that_cannot_be_run() -> None:
         ("live --every 0 -p 1", "--every"),
         ("live one.parquet two.parquet", "one recording at a time"),
         ("live x.parquet --follow-forks", "--follow-forks is about live processes"),
+        ("live x.parquet --no-faults", "--no-faults is about live processes"),
         ("live x.parquet --every 2", "--every is about live processes"),
     ],
 )

@@ -13,7 +13,7 @@ from tracer.cli import options, screen
 from tracer.cli.messages import note
 from tracer.cli.progress import Progress
 from tracer.cli.verb import Verb
-from tracer.errors import NumatraceError, UsageError
+from tracer.errors import HooksMissing, UsageError
 
 if TYPE_CHECKING:
     from tracer.kernel.launch import HeldCommand
@@ -57,6 +57,7 @@ def _configure(parser: ArgumentParser) -> None:
         metavar="SEC",
         help=f"take a sample every SEC seconds (default: {_DEFAULT_INTERVAL_S:g})",
     )
+    options.add_events(parser)
     options.add_reading(parser)
     options.add_general(parser)
 
@@ -102,7 +103,6 @@ def _run_command(arguments: Namespace, target: options.Target) -> int:
 @contextmanager
 def _session(arguments: Namespace, selection: Selection, expect_exec: bool = False) -> Iterator[Session]:
     """With flows and faults where there are hooks that tell of them, and else without."""
-    from tracer.kernel.procfs import TargetGone
     from tracer.session import Options, Session
 
     progress = Progress(arguments.quiet)
@@ -113,19 +113,14 @@ def _session(arguments: Namespace, selection: Selection, expect_exec: bool = Fal
         audit_cpu=arguments.audit_cpu,
         regions=True,
     )
-    with_events = replace(chosen, flows=True, faults=True)
+    with_events = replace(chosen, flows=not arguments.no_flows, faults=not arguments.no_faults)
     hooked = arguments.hooks != "none" and arguments.reader != "numa_maps"
     with ExitStack() as stack:
         try:
             session = stack.enter_context(
                 Session(selection, with_events if hooked else chosen, progress, expect_exec=expect_exec)
             )
-        except TargetGone:
-            raise
-        except NumatraceError:
-            if not hooked:
-                raise
-            # If it was something else that failed, it fails again, and says so.
+        except HooksMissing:
             session = stack.enter_context(Session(selection, chosen, progress, expect_exec=expect_exec))
         finally:
             progress.clear()

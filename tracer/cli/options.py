@@ -17,6 +17,7 @@ __all__ = [
     "TARGET_USAGE",
     "Target",
     "add_choice",
+    "add_events",
     "add_file",
     "add_general",
     "add_reading",
@@ -175,6 +176,12 @@ def add_general(parser: ArgumentParser) -> None:
     group.add_argument("--no-color", action="store_true", help="no colours on the terminal")
 
 
+def add_events(parser: ArgumentParser) -> None:
+    """For a verb that takes what happened along, where it can: what may be left out, so that it costs nothing."""
+    parser.add_argument("--no-flows", action="store_true", help="without the pages that moved from node to node")
+    parser.add_argument("--no-faults", action="store_true", help="without the page faults")
+
+
 def add_vmas(parser: ArgumentParser) -> None:
     """How many VMAs a text names."""
     parser.add_argument(
@@ -233,7 +240,7 @@ def _live_only(arguments: Namespace) -> Iterator[str]:
     """Options that were given and cannot concern what has been recorded."""
     if arguments.command is not None:
         yield "a command after --"
-    for name in ("follow_forks", "cgroup", "hooks", "reader", "seed", "audit_cpu", "duration"):
+    for name in ("follow_forks", "cgroup", "hooks", "reader", "seed", "audit_cpu", "duration", "no_flows", "no_faults"):
         # Not every verb has each of them. The default given in so many words does no harm.
         if getattr(arguments, name, None) not in (None, False, "auto", _AUDIT_PERCENT / 100):
             yield f"--{name.replace('_', '-')}"

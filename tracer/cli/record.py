@@ -71,8 +71,7 @@ def _configure(parser: ArgumentParser) -> None:
     )
     group.add_argument("--threads", action="store_true", help="tell apart which thread each page fault was of")
     group.add_argument("--regions", action="store_true", help="with the counts of each 2 MiB of each memory area")
-    group.add_argument("--no-flows", action="store_true", help="without the pages that moved from node to node")
-    group.add_argument("--no-faults", action="store_true", help="without the page faults")
+    options.add_events(parser)
     group.add_argument(
         "--format",
         choices=("text", "json"),
