@@ -182,7 +182,9 @@ def test_hint_faults_are_those_that_the_kernel_counts(world: World, session: Ses
         hints = sum(n for (_, _, kind, _), n in counted.items() if kind is Kind.HINT)
         kernel = vmstat().get("numa_hint_faults", 0) - before.get("numa_hint_faults", 0)
         # Of two threads that want a page in the same moment, both have the exception, and the kernel counts one hint.
-        assert 0.95 * kernel <= hints <= 1.05 * kernel
+        assert hints <= 1.05 * kernel
+        # The kernel counts those of all processes: with one node nothing of ours moves, and it may be anybody's.
+        assert hints >= 0.95 * kernel or not several
         assert (hints > 0) == several
         start = world.address(0)
         mine = faults_of(samples, world.pid, start, start + length)
