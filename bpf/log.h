@@ -9,9 +9,9 @@
  * Variants: FAULTS=1 tells faults apart by span, kind and CPU, FAULTS=2 by thread as well; FLOWS=1 follows each page
  * that migrates. Then a region has a record for each of these, told apart by `value`.
  *
- * Everything is per CPU and written without atomics. Programs do not preempt each other on a CPU, but a fault in an
- * interrupt (a profiler that reads user stacks) can interrupt one: it finds the CPU busy, counts itself as missed and
- * leaves.
+ * Everything is per CPU and written without atomics. One program can interrupt another on its CPU: a fault in an
+ * interrupt (a profiler that reads user stacks), and since tracepoints leave preemption on (7.0) that of another task.
+ * It finds the CPU busy, counts itself as missed and leaves.
  */
 #pragma once
 
