@@ -15,6 +15,7 @@ import pytest
 
 from tests.kernel.cgroups import VERSIONS, cgroup, enter
 from tests.kernel.compare import difference
+from tests.kernel.exactness import LOST_MOST
 from tests.kernel.family import Family
 from tests.kernel.target import Target, read_truth, wait_asleep
 from tests.kernel.world import World
@@ -36,13 +37,14 @@ def family(quiet_machine: None) -> Iterator[Family]:
         yield it
 
 
-def check(sample: Sample, pids: tuple[int, ...]) -> None:
-    """Exactly these processes, each as its numa_maps says, and no doubt left."""
+def check(sample: Sample, pids: tuple[int, ...], lost: int = LOST_MOST) -> None:
+    """Exactly these processes, each as its numa_maps says, and no doubt left. lost: events, at most."""
     assert [snapshot.pid for snapshot in sample.snapshots] == sorted(pids)
     for snapshot in sample.snapshots:
         assert not difference(read_truth(snapshot.pid), snapshot), snapshot.pid
         trust = snapshot.trust
-        assert (trust.settling, trust.unexplained, trust.lost) == (0, 0, 0)
+        assert (trust.settling, trust.unexplained) == (0, 0)
+        assert trust.lost <= lost
     assert sample.untraced == 0
     assert sample.totals.tolist() == [
         sum(int(s.pages[:, at].sum()) for s in sample.snapshots) for at in range(len(sample.node_ids))
@@ -110,7 +112,10 @@ def test_exec_ends_one_address_space_and_begins_another(family: Family) -> None:
 
 
 def test_many_short_lived_children(family: Family) -> None:
-    """Every fault of every child is found again, though few of them live long enough to be looked at."""
+    """Every fault of every child is found again, though few of them live long enough to be looked at.
+
+    But for what a preempted hook has kept others from noting: that is rare, counted, and shown.
+    """
     pages, at_once = 6, 8
     with Session(Selection((family.pid,), follow_forks=True), COUNTED) as session:
         session.refresh()
@@ -125,15 +130,18 @@ def test_many_short_lived_children(family: Family) -> None:
         assert session._machinery is not None
         assert session._machinery.hooks is not None
         cpus = session._machinery.hooks._cpus
-        assert (int(cpus["dropped"].sum()), int(cpus["missed"].sum())) == (0, 0)
-        check(samples[-1], family.live)
+        missed = int(cpus["missed"].sum())
+        assert int(cpus["dropped"].sum()) == 0
+        assert samples[-1].only.trust.lost == missed
+        check(samples[-1], family.live, missed)
         ended = [s for sample in samples for s in sample.ended]
         assert len({s.pid for s in ended}) <= STORM
         # A half of the children has executed a program, and so had two address spaces, but for those made by vfork.
-        assert STORM <= len(ended) <= 2 * STORM
+        assert STORM - missed <= len(ended) <= 2 * STORM
         assert len({(s.pid, index) for index, s in enumerate(ended)}) == len(ended)
         faults = sum(int(s.faults.count.sum()) for s in ended if s.faults is not None)
-        assert faults >= STORM // 2 * pages
+        assert faults >= (STORM // 2 - missed) * pages
+        assert missed <= faults // 100
 
 
 def test_a_killed_target_is_gone_and_the_others_stay(family: Family) -> None:
