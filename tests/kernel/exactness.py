@@ -18,8 +18,8 @@ from tracer.model.snapshot import Snapshot
 __all__ = ["LOST_MOST", "Refreshing", "Row", "Table", "check", "lacks"]
 
 LOST_MOST = 20
-"""Events that a session may have lost in all its steps. From Linux 7.0 on a hook can be preempted; until it goes on, the
-events of others on its CPU count as lost (docs/kernels.md). An audit follows, and what matters is that all is equal."""
+"""Events that a session may have lost in all its steps. From Linux 7.0 on a hook can be preempted, and until it goes on
+the events of others on its CPU count as lost (docs/kernels.md). An audit follows; what matters is that all is equal."""
 LOCAL_SHARE = 3
 """A change in one place may have at most this part of all regions read again: a third."""
 
