@@ -13,6 +13,7 @@ from tracer.cli import options, screen
 from tracer.cli.messages import note
 from tracer.cli.progress import Progress
 from tracer.cli.verb import Verb
+from tracer.cli.watch import LAST_LOOKS, Wants, session_options
 from tracer.errors import HooksMissing, UsageError
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ __all__ = ["VERB"]
 _DEFAULT_INTERVAL_S = 1.0
 _SLICE_S = 0.1
 """How long it may take to notice that the user has left."""
-_LAST_LOOKS = 3
-"""After the end of all targets: what was still in a log that was being written comes with the second or third."""
 
 _INSTEAD = "for text: numatrace maps --every 1; to look at it later: numatrace record -o FILE.parquet"
 
@@ -103,16 +102,10 @@ def _run_command(arguments: Namespace, target: options.Target) -> int:
 @contextmanager
 def _session(arguments: Namespace, selection: Selection, expect_exec: bool = False) -> Iterator[Session]:
     """With flows and faults where there are hooks that tell of them, and else without."""
-    from tracer.session import Options, Session
+    from tracer.session import Session
 
     progress = Progress(arguments.quiet)
-    chosen = Options(
-        hooks=arguments.hooks,
-        reader=arguments.reader,
-        seed=arguments.seed,
-        audit_cpu=arguments.audit_cpu,
-        regions=True,
-    )
+    chosen = session_options(arguments, Wants(regions=True))
     with_events = replace(chosen, flows=not arguments.no_flows, faults=not arguments.no_faults)
     hooked = arguments.hooks != "none" and arguments.reader != "numa_maps"
     with ExitStack() as stack:
@@ -190,7 +183,7 @@ class _Samples:
                 self._looks = 1
         if self._looks:
             self._looks += 1
-            return self._looks <= _LAST_LOOKS + 1
+            return self._looks <= LAST_LOOKS + 1
         return not stopped()
 
     def last_words(self) -> str:

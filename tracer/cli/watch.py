@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from tracer.model.selection import Selection
     from tracer.session import Options, Session
 
-__all__ = ["Pace", "View", "Wants", "Watch"]
+__all__ = ["LAST_LOOKS", "Pace", "View", "Wants", "Watch", "session_options"]
 
 _STEP_S = 1.0
 """Seconds between the samples of a sum: a VMA is known only while somebody looks."""
 _SLICE_S = 0.1
 """How long an interrupt may go unnoticed while nothing else happens."""
 
-_LAST_LOOKS = 3
+LAST_LOOKS = 3
 """After the end of all targets: what was still in a log that was being written comes with the second or third. The
 session itself says TargetGone when there is no more."""
 
@@ -63,6 +63,23 @@ class Wants:
     faults: bool = False
     threads: bool = False
     regions: bool = False
+
+
+def session_options(arguments: Namespace, wants: Wants) -> Options:
+    """What a session is asked for. arguments: those of `tracer.cli.options.add_reading`."""
+    from tracer.session import Options
+
+    return Options(
+        hooks=arguments.hooks,
+        reader=arguments.reader,
+        seed=arguments.seed,
+        audit_cpu=arguments.audit_cpu,
+        details=wants.details,
+        flows=wants.flows,
+        faults=wants.faults,
+        threads=wants.threads,
+        regions=wants.regions,
+    )
 
 
 class View(Protocol):
@@ -124,22 +141,6 @@ class Watch:
             return self._run_command()
         return self._run_processes()
 
-    def _options(self) -> Options:
-        from tracer.session import Options
-
-        arguments, wants = self._arguments, self._wants
-        return Options(
-            hooks=arguments.hooks,
-            reader=arguments.reader,
-            seed=arguments.seed,
-            audit_cpu=arguments.audit_cpu,
-            details=wants.details,
-            flows=wants.flows,
-            faults=wants.faults,
-            threads=wants.threads,
-            regions=wants.regions,
-        )
-
     def _run_processes(self) -> int:
         # The session brings numpy and BCC with it: wrong usage is reported without them.
         from tracer.kernel.procfs import TargetGone
@@ -147,7 +148,9 @@ class Watch:
 
         try:
             with (
-                Session(self._target.selection, self._options(), self._progress) as session,
+                Session(
+                    self._target.selection, session_options(self._arguments, self._wants), self._progress
+                ) as session,
                 self._interrupts.taken(),
             ):
                 self._ready()
@@ -185,7 +188,9 @@ class Watch:
         selection = replace(self._target.selection, pids=(command.pid,))
         started = False
         try:
-            with Session(selection, self._options(), self._progress, expect_exec=True) as session:
+            with Session(
+                selection, session_options(self._arguments, self._wants), self._progress, expect_exec=True
+            ) as session:
                 self._ready()
                 pass_on()
                 command.release()
@@ -220,7 +225,7 @@ class Watch:
         beats = _Beats(self._pace, self._clock)
         before = self._clock()
         shown, last_looks = 0, 0
-        while last_looks < _LAST_LOOKS:
+        while last_looks < LAST_LOOKS:
             sample = session.refresh()
             self._progress.clear()
             self._say(session.notes)
