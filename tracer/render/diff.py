@@ -11,13 +11,12 @@ from tracer.model.accumulate import Place
 from tracer.model.difference import Area, Change, Difference, Move, Target
 from tracer.model.snapshot import Snapshot
 from tracer.render.happened import Matrix, VmaColumns, counted
-from tracer.render.jsonl import by_node, vma_fields
+from tracer.render.jsonl import by_node, target_fields, vma_fields
 from tracer.render.paths import text_name
 from tracer.render.stream import json_line as framed
 from tracer.render.table import table
 from tracer.render.terminal import printable, word
 from tracer.render.timestamp import timestamp
-from tracer.render.trust import trust_fields
 
 __all__ = ["Moment", "json_line", "lines"]
 
@@ -206,14 +205,7 @@ def _json_target(target: Target) -> dict[str, Any]:
 def _json_process(snapshot: Snapshot | None) -> dict[str, Any] | None:
     if snapshot is None:
         return None
-    return {
-        "pid": snapshot.pid,
-        "ns_pid": snapshot.namespace_pid or snapshot.pid,
-        "comm": text_name(snapshot.comm),
-        "hooks": snapshot.hooks,
-        "reader": snapshot.reader,
-        "trust": trust_fields(snapshot.trust),
-    }
+    return target_fields(snapshot)
 
 
 def _json_change(change: Change, nodes: tuple[int, ...]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tracer.render.stream import json_line
 from tracer.render.timestamp import timestamp
 from tracer.render.trust import trust_fields
 
-__all__ = ["by_node", "line", "session_line", "vma_fields"]
+__all__ = ["by_node", "line", "session_line", "target_fields", "vma_fields"]
 
 _DETAILS = ("anon", "dirty", "mapmax", "swapcache", "active", "writeback")
 
@@ -50,15 +50,22 @@ def by_node(node_ids: tuple[int, ...], pages: Sequence[int]) -> dict[str, int]:
     return {str(node): count for node, count in zip(node_ids, pages, strict=True)}
 
 
-def _placement(snapshot: Snapshot) -> dict[str, Any]:
+def target_fields(snapshot: Snapshot) -> dict[str, Any]:
+    """Which process it is, and how far it can be believed."""
     return {
-        "time": timestamp(snapshot.time),
         "pid": snapshot.pid,
         "ns_pid": snapshot.namespace_pid or snapshot.pid,
         "comm": text_name(snapshot.comm),
         "hooks": snapshot.hooks,
         "reader": snapshot.reader,
         "trust": trust_fields(snapshot.trust),
+    }
+
+
+def _placement(snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "time": timestamp(snapshot.time),
+        **target_fields(snapshot),
         "refresh": {"regions_read": snapshot.refresh.regions_read, "cpu_ns": snapshot.refresh.cpu_ns},
         "totals": by_node(snapshot.node_ids, snapshot.pages.sum(axis=0).tolist()),
         "vmas": _vmas(snapshot),
