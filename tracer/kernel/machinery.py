@@ -25,6 +25,7 @@ class Options:
 
     audit_cpu: share of one CPU that audits may take, as a fraction. flows: follow each page that migrates. faults: tell
     page faults apart by kind and place; threads: by thread, too. regions: snapshots carry the counts of each region.
+    policies: snapshots carry `Policies`; policy_calls: the system calls that set policies are traced, too.
     """
 
     hooks: str = "auto"
@@ -36,6 +37,8 @@ class Options:
     faults: bool = False
     threads: bool = False
     regions: bool = False
+    policies: bool = False
+    policy_calls: bool = False
 
 
 class Machinery:

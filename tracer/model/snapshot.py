@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.model.events import Faults, Flows
+from tracer.model.policies import Policies
 from tracer.model.policy import Spelling
 from tracer.model.vma import Vma
 
@@ -82,6 +83,7 @@ class Snapshot:
     namespace_pid: the PID inside the process's own PID namespace (a container); `pid` where it is the same.
     flows, faults: what happened since the last snapshot of this target; None unless it was asked for.
     regions: None unless they were asked for, and where nobody counts by region (without hooks).
+    policies: None unless they were asked for.
     """
 
     time: datetime
@@ -100,3 +102,4 @@ class Snapshot:
     flows: Flows | None = None
     faults: Faults | None = None
     regions: Regions | None = None
+    policies: Policies | None = None
