@@ -34,6 +34,8 @@ class Options:
     faults: bool = False
     threads: bool = False
     regions: bool = False
+    policies: bool = False
+    policy_calls: bool = False
 
 
 Step = Sample | Snapshot | BaseException | Callable[[], Sample | Snapshot]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["LAST_LOOKS", "Pace", "View", "Wants", "Watch", "session_options"]
 
 _STEP_S = 1.0
-"""Seconds between the samples of a sum: a VMA is known only while somebody looks."""
+"""Seconds at most between the samples of a sum: a VMA is known only while somebody looks."""
 _SLICE_S = 0.1
 """How long an interrupt may go unnoticed while nothing else happens."""
 
@@ -42,7 +42,8 @@ class Pace:
     """every_s: seconds between two that are shown. count: how many are shown, None until the targets end.
 
     sums: what is shown is what happened, not what is: it is shown when an interval is over, sampled at least every
-    second, and complete also when the user interrupts. every_s None: never, or where it is not a sum, once, at once.
+    step_s seconds, and complete also when the user interrupts. every_s None: never, or where it is not a sum, once, at
+    once.
     duration_s: seconds from the first sample to the last. patient: Ctrl-C, SIGTERM and a closed terminal end it after
     the sample that is under way, as an ordinary end; a second one is an interrupt. Sums always are.
     """
@@ -52,6 +53,7 @@ class Pace:
     duration_s: float = math.inf
     sums: bool = False
     patient: bool = False
+    step_s: float = _STEP_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ class Wants:
     faults: bool = False
     threads: bool = False
     regions: bool = False
+    policies: bool = False
+    policy_calls: bool = False
 
 
 def session_options(arguments: Namespace, wants: Wants) -> Options:
@@ -79,6 +83,8 @@ def session_options(arguments: Namespace, wants: Wants) -> Options:
         faults=wants.faults,
         threads=wants.threads,
         regions=wants.regions,
+        policies=wants.policies,
+        policy_calls=wants.policy_calls,
     )
 
 
@@ -308,8 +314,8 @@ class _Beats:
         self.single = pace.every_s is None and not pace.sums
         interval = pace.every_s or math.inf
         # A whole number of steps make an interval.
-        self._steps = math.ceil(interval / _STEP_S) if pace.sums and math.isfinite(interval) else 1
-        self._step = interval / self._steps if math.isfinite(interval) else _STEP_S
+        self._steps = math.ceil(interval / pace.step_s) if pace.sums and math.isfinite(interval) else 1
+        self._step = interval / self._steps if math.isfinite(interval) else pace.step_s
         self._never = pace.every_s is None and pace.sums
         self._beat = 0
         self._shown = 0 if pace.sums else -1
