@@ -34,7 +34,8 @@ _DESCRIPTION = """\
 Shows where the pages of processes are, on a terminal, as top and htop show processes: the nodes with their totals, and
 a row for each memory area with its policy, its pages and on which nodes they are, what changed since the last sample,
 page faults and moved pages per second. F1 or ? lists the keys: sort, filter, search, group by process, hold the view
-and step back in time, look into one area, see the flows between nodes.
+and step back in time, look into one area, see the flows between nodes. With --policies an area also says whether
+its pages lie as its policy promises, and if not, why.
 
 A command after -- is watched from its first page on. It gets no terminal: it reads nothing, and what it writes is
 lost; redirect it if you want to see it, as in: -- sh -c 'CMD >file 2>&1'. When it has ended the view stays, and
@@ -56,6 +57,7 @@ def _configure(parser: ArgumentParser) -> None:
         metavar="SEC",
         help=f"take a sample every SEC seconds (default: {_DEFAULT_INTERVAL_S:g})",
     )
+    options.add_policies(parser)
     options.add_events(parser)
     options.add_reading(parser)
     options.add_general(parser)
@@ -105,7 +107,7 @@ def _session(arguments: Namespace, selection: Selection, expect_exec: bool = Fal
     from tracer.session import Session
 
     progress = Progress(arguments.quiet)
-    chosen = session_options(arguments, Wants(regions=True))
+    chosen = session_options(arguments, Wants(regions=True, policies=arguments.policies))
     with_events = replace(chosen, flows=not arguments.no_flows, faults=not arguments.no_faults)
     hooked = arguments.hooks != "none" and arguments.reader != "numa_maps"
     with ExitStack() as stack:

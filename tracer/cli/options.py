@@ -20,11 +20,14 @@ __all__ = [
     "add_events",
     "add_file",
     "add_general",
+    "add_policies",
     "add_reading",
     "add_span",
     "add_target",
+    "add_trace_policy",
     "add_vmas",
     "check_choice",
+    "check_trace_policy",
     "count",
     "duration",
     "interval",
@@ -45,6 +48,20 @@ _INTERVAL_MAX_S = 86_400.0
 _DURATION_MAX_S = 366 * 86_400.0
 _AUDIT_PERCENT = 5.0
 _VMAS = 10
+_LIVE_ONLY = (
+    "follow_forks",
+    "cgroup",
+    "hooks",
+    "reader",
+    "seed",
+    "audit_cpu",
+    "duration",
+    "no_flows",
+    "no_faults",
+    "policies",
+    "trace_policy",
+)
+"""Names of the options that concern live processes, as argparse has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +199,40 @@ def add_events(parser: ArgumentParser) -> None:
     parser.add_argument("--no-faults", action="store_true", help="without the page faults")
 
 
-def add_vmas(parser: ArgumentParser) -> None:
+def add_policies(parser: ArgumentParser) -> None:
+    """For a verb that can take along why pages do not lie where their policies promise."""
+    parser.add_argument(
+        "--policies",
+        action="store_true",
+        help="with the policies of memory areas and threads, and why pages lie elsewhere than these promise",
+    )
+
+
+def add_trace_policy(parser: ArgumentParser) -> None:
+    """The exact time of changes of policies, which has its price."""
+    parser.add_argument(
+        "--trace-policy",
+        action="store_true",
+        help="trace the system calls that set policies, for the exact time and thread of each; it makes every system "
+        "call of the whole machine a little slower (default: policies are read at each look)",
+    )
+
+
+def check_trace_policy(arguments: Namespace) -> None:
+    """UsageError for what is traced without anything that could."""
+    if arguments.trace_policy and (arguments.hooks == "none" or arguments.reader == "numa_maps"):
+        choice = "--hooks none" if arguments.hooks == "none" else "--reader numa_maps"
+        raise UsageError(f"--trace-policy needs the hooks, and {choice} has none", "leave one of them away")
+
+
+def add_vmas(parser: ArgumentParser, default: int = _VMAS) -> None:
     """How many VMAs a text names."""
     parser.add_argument(
         "--vmas",
         type=whole,
-        default=_VMAS,
+        default=default,
         metavar="N",
-        help=f"how many memory areas the text names, 0 for all (default: {_VMAS}); JSON has all of them",
+        help=f"how many memory areas the text names, 0 for all (default: {default}); JSON has all of them",
     )
 
 
@@ -240,7 +283,7 @@ def _live_only(arguments: Namespace) -> Iterator[str]:
     """Options that were given and cannot concern what has been recorded."""
     if arguments.command is not None:
         yield "a command after --"
-    for name in ("follow_forks", "cgroup", "hooks", "reader", "seed", "audit_cpu", "duration", "no_flows", "no_faults"):
+    for name in _LIVE_ONLY:
         # Not every verb has each of them. The default given in so many words does no harm.
         if getattr(arguments, name, None) not in (None, False, "auto", _AUDIT_PERCENT / 100):
             yield f"--{name.replace('_', '-')}"

@@ -42,6 +42,10 @@ With --rotate the output is a directory, in which a new file begins at each full
 and at each day, or when one has become that large: host=NAME/date=YYYY-MM-DD/HHMMSS.parquet. Each can be read by
 itself, and all of them as one table.
 
+With --policies it also holds the policies of all memory areas and threads, each change of them, and the pages that lie
+elsewhere than they promise, by cause: what numatrace policy FILE then explains. Without it that verb can compare a
+recording with its policies, and does not know why they differ.
+
 Page moves and page faults are known to the BPF hooks only. Where those cannot be used, the rest is recorded."""
 
 
@@ -71,6 +75,8 @@ def _configure(parser: ArgumentParser) -> None:
     )
     group.add_argument("--threads", action="store_true", help="tell apart which thread each page fault was of")
     group.add_argument("--regions", action="store_true", help="with the counts of each 2 MiB of each memory area")
+    options.add_policies(parser)
+    options.add_trace_policy(parser)
     options.add_events(parser)
     group.add_argument(
         "--format",
@@ -120,11 +126,11 @@ def _watch(target: options.Target, arguments: Namespace, view: RecordView, wants
     try:
         return _watch_with(target, pace, arguments, view, wants)
     except HooksMissing:
-        if wants.threads:
+        if wants.threads or wants.policy_calls:
             raise
     # Nothing has been started yet, and the session says itself why there are none.
     _say(arguments, "page moves and page faults are not recorded: they are seen by the hooks only")
-    return _watch_with(target, pace, arguments, view, Wants(details=wants.details))
+    return _watch_with(target, pace, arguments, view, Wants(details=wants.details, policies=wants.policies))
 
 
 def _watch_with(target: options.Target, pace: Pace, arguments: Namespace, view: RecordView, wants: Wants) -> int:
@@ -137,6 +143,9 @@ def _wants(arguments: Namespace) -> tuple[Wants, str]:
     """What to record, and what the user should know is missing from it."""
     if arguments.threads and arguments.no_faults:
         raise UsageError("--threads is about page faults, and --no-faults leaves them out", "choose one")
+    options.check_trace_policy(arguments)
+    # To ask for the time of changes is to ask for the changes.
+    policies = arguments.policies or arguments.trace_policy
     if arguments.hooks != "none" and arguments.reader != "numa_maps":
         wants = Wants(
             details=arguments.full,
@@ -144,15 +153,18 @@ def _wants(arguments: Namespace) -> tuple[Wants, str]:
             faults=not arguments.no_faults,
             threads=arguments.threads,
             regions=arguments.regions,
+            policies=policies,
+            policy_calls=arguments.trace_policy,
         )
         return wants, ""
     choice = "--hooks none" if arguments.hooks == "none" else "--reader numa_maps"
     for option, given in (("--threads", arguments.threads), ("--regions", arguments.regions)):
         if given:
             raise UsageError(f"{option} needs the hooks, and {choice} has none", "leave one of them away")
+    wants = Wants(details=arguments.full, policies=policies)
     if arguments.no_flows and arguments.no_faults:
-        return Wants(details=arguments.full), ""
-    return Wants(details=arguments.full), f"page moves and page faults are not recorded: {choice} cannot see them"
+        return wants, ""
+    return wants, f"page moves and page faults are not recorded: {choice} cannot see them"
 
 
 def _check_pyarrow() -> None:
