@@ -13,6 +13,7 @@ _LEAST = {
     Column.ADDRESS: 12,
     Column.NAME: 12,
     Column.POLICY: 7,
+    Column.VERDICT: 7,
     Column.SIZE: 6,
     Column.PAGES: 7,
     Column.NODES: 8,
@@ -33,18 +34,33 @@ _LEAVING = (
     Column.NAME,
 )
 """In this order they go where the terminal is narrow."""
+_LEAVING_JUDGED = (
+    Column.SIZE,
+    Column.POLICY,
+    Column.MOVES,
+    Column.FAULTS,
+    Column.PID,
+    Column.CHANGE,
+    Column.NODES,
+    Column.VERDICT,
+    Column.PAGES,
+    Column.NAME,
+)
+"""The same where there are verdicts: what policies are about stays longer than the size of areas."""
 INDENT = 2
 """Cells by which the VMAs of a process stand in from its own line."""
 
 
-def widths(total: int, several: bool, tree: bool) -> list[Width]:
-    """The columns with their widths, which with a blank between each two add up to `total`."""
+def widths(total: int, several: bool, tree: bool, judged: bool = False) -> list[Width]:
+    """The columns with their widths, which with a blank between each two add up to `total`. judged: with verdicts."""
     chosen = dict(_LEAST)
+    if not judged:
+        del chosen[Column.VERDICT]
     if not several or tree:
         del chosen[Column.PID]
     if tree:
         chosen[Column.ADDRESS] += INDENT
-    for column in _LEAVING:
+    for column in _LEAVING_JUDGED if judged else _LEAVING:
         if _sum(chosen) <= total:
             break
         chosen.pop(column, None)

@@ -17,7 +17,9 @@ from datetime import datetime
 import numpy as np
 
 from tracer.live.source import Tick
+from tracer.live.verdicts import own_bytes, same_parts
 from tracer.model.accumulate import FaultSums, FlowSums
+from tracer.model.policies import PolicyChange
 from tracer.model.sample import Sample
 from tracer.model.snapshot import Regions, Snapshot
 
@@ -247,6 +249,21 @@ class History:
         """Seconds that the sums tell of."""
         return self._up_to_shown().seconds
 
+    def policy_changes(self, most: int) -> list[tuple[Snapshot, PolicyChange]]:
+        """The last changes of policies up to the sample that is shown, newest first, each with the target in which it
+        was; of the samples that are kept."""
+        found: list[tuple[Snapshot, PolicyChange]] = []
+        for kept in reversed(self._ring.kept):
+            if kept.number > self._shown:
+                continue
+            for shot in (*kept.tick.sample.snapshots, *kept.tick.sample.ended):
+                if shot.policies is not None:
+                    found += [(shot, change) for change in shot.policies.changes]
+            if len(found) >= most:
+                break
+        found.sort(key=lambda pair: pair[1].time, reverse=True)
+        return found[:most]
+
     def _up_to_shown(self) -> _Sums:
         if not self._ring.kept:
             return self._ring.base
@@ -266,11 +283,16 @@ class History:
 def _as_last_seen(tick: Tick, before: Tick | None) -> Tick:
     """A sample without live targets, with those that ended in it, or before, as if they still were there."""
     sample = tick.sample
-    last = {shot.pid: replace(shot, flows=None, faults=None) for shot in before.sample.snapshots} if before else {}
+    last = {shot.pid: _without_events(shot) for shot in before.sample.snapshots} if before else {}
     # One that was gone before it could be looked at has no VMAs to show.
     shown = {shot.pid: shot for shot in sample.ended if shot.vmas}
     others = tuple(shot for shot in sample.ended if shown.get(shot.pid) is not shot)
     return Tick(replace(sample, snapshots=tuple({**last, **shown}.values()), ended=others), tick.seconds)
+
+
+def _without_events(shot: Snapshot) -> Snapshot:
+    policies = None if shot.policies is None else replace(shot.policies, changes=())
+    return replace(shot, flows=None, faults=None, policies=policies)
 
 
 def _share(tick: Tick, before: Tick | None) -> Tick:
@@ -292,6 +314,7 @@ def _shared(shot: Snapshot, old: Snapshot | None) -> Snapshot:
         vmas=old.vmas if same_vmas else shot.vmas,
         pages=old.pages if same_pages else shot.pages,
         regions=old.regions if _same_regions(shot.regions, old.regions) else shot.regions,
+        policies=same_parts(shot.policies, old.policies),
     )
 
 
@@ -328,4 +351,6 @@ def _snapshot_size(shot: Snapshot, old: Snapshot | None) -> int:
     for events in (shot.flows, shot.faults):
         if events is not None:
             size += 6 * _ROW_BYTES * len(events.vma)
+    if shot.policies is not None and (old is None or shot.policies is not old.policies):
+        size += own_bytes(shot.policies, old.policies if old is not None else None)
     return size

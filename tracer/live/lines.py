@@ -15,14 +15,18 @@ from tracer.live.columns import INDENT, Width
 from tracer.live.figures import amount, bytes_text, fit, fit_end, rate_text, safe, signed
 from tracer.live.history import Unit
 from tracer.live.rows import DESCENDING, Column, Layout, Rows
+from tracer.live.verdicts import VERDICT_WORDS
+from tracer.model.verdict import Finding, Verdict
 
 __all__ = ["Look", "heading", "process_line", "vma_line"]
 
 _PLAIN = Style()
 _BOLD = Style(bold=True)
+_DIM = Style(dim=True)
+_ALARM_COLOUR = Style(bold=True, color="#ff8080")
 _REVERSE = Style(reverse=True)
 _REVERSE_BOLD = Style(reverse=True, bold=True)
-_LEFT = frozenset({Column.ADDRESS, Column.NAME, Column.POLICY, Column.NODES})
+_LEFT = frozenset({Column.ADDRESS, Column.NAME, Column.POLICY, Column.VERDICT, Column.NODES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +48,14 @@ def heading(look: Look, layout: Layout) -> Strip:
         if column is Column.PAGES:
             title = {Unit.PAGES: "PAGES", Unit.BYTES: "BYTES", Unit.PERCENT: "SHARE"}[look.unit]
         down = (column in DESCENDING) is not layout.inverted
-        text = title + ("▼" if down else "▲") if column is layout.sort else title
+        text = title[: width - 1] + ("▼" if down else "▲") if column is layout.sort else title
         cell = fit(text, width) if column in _LEFT else fit(text.rjust(width), width)
         segments += [Segment(cell, _REVERSE_BOLD if column is layout.sort else _REVERSE), Segment(" ", _REVERSE)]
     return _strip(segments[:-1], look)
 
 
-def vma_line(rows: Rows, row: int, look: Look, selected: bool, indented: bool) -> Strip:
-    """A VMA."""
+def vma_line(rows: Rows, row: int, look: Look, selected: bool, indented: bool, finding: Finding | None) -> Strip:
+    """A VMA. finding: on it, None where there is none."""
     shot_index, index = rows.place(row)
     shot = rows.shots[shot_index]
     vma = shot.vmas[index]
@@ -63,13 +67,24 @@ def vma_line(rows: Rows, row: int, look: Look, selected: bool, indented: bool) -
         Column.ADDRESS: " " * INDENT + address if indented else address,
         Column.NAME: safe(vma.path),
         Column.POLICY: safe(vma.policy.text(shot.spelling)),
+        Column.VERDICT: VERDICT_WORDS[finding.verdict] if finding is not None else "",
         Column.SIZE: bytes_text(int(rows.size[row])),
         Column.PAGES: amount(pages, kib, look.all_kib, look.unit) if pages or look.unit is Unit.PAGES else "0",
         Column.CHANGE: signed(amount(change, change * page_kb, look.all_kib, look.unit)) if change else "",
         Column.FAULTS: _rate(float(rows.faults[row])),
         Column.MOVES: _rate(float(rows.moved[row])),
     }
-    return _line(texts, rows.node_ids, rows.nodes[row].tolist(), look, selected, _PLAIN)
+    said = _verdict_style(finding, look.colour)
+    return _line(texts, rows.node_ids, rows.nodes[row].tolist(), look, selected, _PLAIN, said)
+
+
+def _verdict_style(finding: Finding | None, colour: bool) -> Style:
+    """A skewed one is to be seen, what nothing can be said of is not in the way."""
+    if finding is None or finding.verdict is Verdict.AS_PROMISED:
+        return _PLAIN
+    if finding.verdict is not Verdict.SKEWED:
+        return _DIM
+    return _ALARM_COLOUR if colour else _BOLD
 
 
 def process_line(rows: Rows, index: int, look: Look, selected: bool, folded: bool) -> Strip:
@@ -84,6 +99,7 @@ def process_line(rows: Rows, index: int, look: Look, selected: bool, folded: boo
         Column.ADDRESS: f"{'+' if folded else '-'} {shot.pid}",
         Column.NAME: name if inner == shot.pid else f"{name} ({inner} in its namespace)",
         Column.POLICY: f"{len(shot.vmas)} VMAs",
+        Column.VERDICT: "",
         Column.SIZE: bytes_text(int(rows.size[mine].sum())),
         Column.PAGES: amount(int(rows.pages[mine].sum()), int(rows.kib[mine].sum()), look.all_kib, look.unit),
         Column.CHANGE: signed(amount(change, kib_change, look.all_kib, look.unit)) if change else "",
@@ -104,7 +120,9 @@ def _line(
     look: Look,
     selected: bool,
     style: Style,
+    said: Style = _PLAIN,
 ) -> Strip:
+    """said: the style of the verdict."""
     if selected:
         style += _REVERSE
     segments: list[Segment] = []
@@ -113,6 +131,9 @@ def _line(
         if column is Column.NODES:
             segments.append(Segment(text, style))
             segments += bar(node_ids, counts, width, look.colour)
+            text = " "
+        elif column is Column.VERDICT and texts[column]:
+            segments += [Segment(text, style), Segment(fit(texts[column], width), style + said)]
             text = " "
         elif column is Column.NAME:
             text += (fit_end if texts[column].startswith("/") else fit)(texts[column], width) + " "

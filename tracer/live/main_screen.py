@@ -146,7 +146,7 @@ class MainScreen(Screen[None]):
             if column is not None:
                 self.table.set_layout(replace(self.table.layout_of_rows, sort=column, inverted=False))
 
-        columns = [column for column in Column if column is not Column.PID]
+        columns = self.table.columns
         self.app.push_screen(SortScreen(columns, self.table.layout_of_rows.sort), chosen)
 
     def do_sort_next(self) -> None:
@@ -157,7 +157,7 @@ class MainScreen(Screen[None]):
 
     def _sort_beside(self, by: int) -> None:
         layout = self.table.layout_of_rows
-        columns: list[Column] = [column for column in Column if column is not Column.PID]
+        columns = self.table.columns
         if layout.sort not in columns:
             layout = replace(layout, sort=Column.ADDRESS)
         column = columns[(columns.index(layout.sort) + by) % len(columns)]

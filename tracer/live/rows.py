@@ -14,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.live.figures import safe
+from tracer.live.verdicts import VERDICT_WORDS, Verdicts
 from tracer.model.events import Faults, Flows
 from tracer.model.sample import Sample
 from tracer.model.snapshot import Snapshot
+from tracer.model.verdict import Finding
 from tracer.model.vma import Vma
 
 __all__ = ["DESCENDING", "SMALL_KIB", "Column", "Hidden", "Layout", "Listings", "Rows", "order", "rows_of"]
@@ -32,6 +34,7 @@ class Column(enum.Enum):
     ADDRESS = "ADDRESS"
     NAME = "NAME"
     POLICY = "POLICY"
+    VERDICT = "VERDICT"
     SIZE = "SIZE"
     PAGES = "PAGES"
     NODES = "NODES"
@@ -98,9 +101,10 @@ class _Listing:
 
 
 class Listings:
-    """Those of the samples that are shown; what is not asked for any more is forgotten."""
+    """Those of the samples that are shown; what is not asked for any more is forgotten. verdicts: on their VMAs."""
 
     def __init__(self) -> None:
+        self.verdicts = Verdicts()
         self._known: dict[int, _Listing] = {}
         self._ranks: dict[tuple[Column, tuple[int, ...]], Int64s] = {}
 
@@ -108,6 +112,7 @@ class Listings:
         """By the identity of the tuple of VMAs."""
         shots = (*sample.snapshots, *(previous.snapshots if previous else ()))
         self._known = {id(shot.vmas): self._known.get(id(shot.vmas)) or _Listing(shot.vmas) for shot in shots}
+        self.verdicts.keep(sample.snapshots)
         return self._known
 
     def rank(self, rows: Rows, column: Column) -> Int64s:
@@ -130,6 +135,7 @@ class Rows:
 
     start: uint64. size: bytes. pages: on all nodes. kib: the same in KiB. nodes: shape (rows, nodes). change: of
     pages since the sample before; has_change: whether that is known. faults, moved: per second, NaN where unknown.
+    verdicts: on them, for those who ask.
     """
 
     shots: tuple[Snapshot, ...]
@@ -146,6 +152,7 @@ class Rows:
     has_change: npt.NDArray[np.bool_]
     faults: Floats
     moved: Floats
+    verdicts: Verdicts
 
     def __len__(self) -> int:
         return len(self.start)
@@ -164,6 +171,38 @@ class Rows:
     def owner(self) -> Int64s:
         """The index of each row's target."""
         return np.repeat(np.arange(len(self.shots)), np.diff(self.begins))
+
+    @property
+    def columns(self) -> list[Column]:
+        """Those that there is anything to say in: without policies nobody can judge."""
+        return [column for column in Column if column is not Column.VERDICT or self.judged]
+
+    @property
+    def judged(self) -> bool:
+        """Whether any target's policies were read."""
+        return any(shot.policies is not None for shot in self.shots)
+
+    def judge(self, rows: Sequence[int]) -> dict[int, Finding]:
+        """The findings of some rows; none of those without pages."""
+        if not self.judged:
+            return {}
+        found: dict[int, Finding] = {}
+        places = [self.place(row) for row in rows]
+        for index, shot in enumerate(self.shots):
+            mine = [(row, place) for row, (owner, place) in zip(rows, places, strict=True) if owner == index]
+            answers = self.verdicts.of(shot, [place for _, place in mine])
+            found |= {row: finding for (row, _), finding in zip(mine, answers, strict=True) if finding is not None}
+        return found
+
+    def matches(self, index: int, needle: str) -> npt.NDArray[np.bool_]:
+        """Which VMAs of a target have `needle` (lower case) in their name, policy, verdict or address."""
+        matching = self.listings[index].matches(needle)
+        shot = self.shots[index]
+        # All VMAs are judged for it, so only where it can be a verdict that is looked for.
+        if shot.policies is None or not any(needle in word for word in VERDICT_WORDS.values()):
+            return matching
+        words = self.verdicts.words(shot)
+        return matching | np.fromiter((needle in word for word in words), np.bool_, len(words))
 
     def find(self, pid: int, start: int) -> int | None:
         """The row of a VMA."""
@@ -205,6 +244,7 @@ def rows_of(sample: Sample, previous: Sample | None, seconds: float, listings: L
         has_change=np.repeat(np.array([known for _, known in changes], np.bool_), counts),
         faults=_joined([_rate(shot.faults, "count", len(shot.vmas), seconds) for shot in shots], np.float64),
         moved=_joined([_rate(shot.flows, "pages", len(shot.vmas), seconds) for shot in shots], np.float64),
+        verdicts=listings.verdicts,
     )
 
 
@@ -294,10 +334,10 @@ def _wanted(rows: Rows, layout: Layout) -> npt.NDArray[np.bool_]:
 
 def _matching(rows: Rows, index: int, needle: str) -> npt.NDArray[np.bool_]:
     """Which VMAs of a target match. If the target itself does, all of them, where there are several."""
-    shot, listing = rows.shots[index], rows.listings[index]
+    shot = rows.shots[index]
     if len(rows.shots) > 1 and (needle in safe(shot.comm).lower() or needle == str(shot.pid)):
-        return np.ones(len(listing.vmas), np.bool_)
-    return listing.matches(needle)
+        return np.ones(len(shot.vmas), np.bool_)
+    return rows.matches(index, needle)
 
 
 def _key(rows: Rows, column: Column, listings: Listings) -> npt.NDArray[Any]:
@@ -311,6 +351,8 @@ def _key(rows: Rows, column: Column, listings: Listings) -> npt.NDArray[Any]:
         return np.nan_to_num(rows.faults if column is Column.FAULTS else rows.moved)
     if column in (Column.NAME, Column.POLICY):
         return listings.rank(rows, column)
+    if column is Column.VERDICT:
+        return _joined([rows.verdicts.ranks(shot) for shot in rows.shots], np.int64)
     return rows.size if column is Column.SIZE else rows.kib
 
 

@@ -16,6 +16,7 @@ from tracer.live.figures import safe
 from tracer.live.history import History
 from tracer.live.lines import Look, heading, process_line, vma_line
 from tracer.live.rows import Column, Layout, Listings, Rows, order, rows_of
+from tracer.live.verdicts import identity
 
 __all__ = ["VmaTable"]
 
@@ -44,6 +45,11 @@ class VmaTable(Widget):
         self._lines: list[Strip] = []
 
     # --- what is shown ---
+
+    @property
+    def columns(self) -> list[Column]:
+        """Those that can be sorted by."""
+        return [column for column in self._rows.columns if column is not Column.PID]
 
     def take(self) -> None:
         """The history shows another sample, or shows it in another unit."""
@@ -128,7 +134,7 @@ class VmaTable(Widget):
         """Move to the next row with this text, from the one under the cursor on, or after it. Whether there is one."""
         needle = needle.lower()
         count = len(self._order)
-        masks = [listing.matches(needle) for listing in self._rows.listings]
+        masks = [self._rows.matches(index, needle) for index in range(len(self._rows.shots))]
         vmas = np.concatenate(masks) if masks else np.zeros(0, np.bool_)
         hits = np.zeros(count, np.bool_)
         ordinary = self._order >= 0
@@ -160,13 +166,14 @@ class VmaTable(Widget):
         layout = self.layout_of_rows
         lines = [heading(look, layout)]
         window = self._order[self._top : self._top + self._height].tolist()
+        findings = self._rows.judge([row for row in window if row >= 0])
         for position, row in enumerate(window, self._top):
             selected = position == self._cursor
             if row < 0:
                 folded = self._rows.shots[-1 - row].pid in layout.folded
                 lines.append(process_line(self._rows, -1 - row, look, selected, folded))
             else:
-                lines.append(vma_line(self._rows, row, look, selected, layout.tree))
+                lines.append(vma_line(self._rows, row, look, selected, layout.tree, findings.get(row)))
         self.lines_drawn += len(window)
         lines = lines[: self.size.height]
         lines += [Strip.blank(self.size.width)] * (self.size.height - len(lines))
@@ -178,7 +185,7 @@ class VmaTable(Widget):
     def _look(self) -> Look:
         rows, history = self._rows, self._history
         several = len(rows.shots) > 1
-        columns = widths(self.size.width, several, self.layout_of_rows.tree)
+        columns = widths(self.size.width, several, self.layout_of_rows.tree, rows.judged)
         return Look(columns, history.unit, history.colour, int(rows.kib.sum()), history.gone)
 
     def render_line(self, y: int) -> Strip:
@@ -253,8 +260,10 @@ def _signature(history: History) -> object:
     for shot in now.snapshots:
         was = old.get(shot.pid)
         same = was is not None and was.vmas is shot.vmas and was.pages is shot.pages
+        same = same and was is not None and identity(was.policies) == identity(shot.policies)
         quiet = not any(events is not None and len(events.vma) for events in (shot.flows, shot.faults))
         if not same or not quiet:
             return None
-        parts.append((shot.pid, id(shot.vmas), id(shot.pages), shot.flows is None, shot.faults is None))
+        objects = id(shot.vmas), id(shot.pages), identity(shot.policies)
+        parts.append((shot.pid, *objects, shot.flows is None, shot.faults is None))
     return tuple(parts)
