@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from tracer.model.placement import Promise
 from tracer.model.snapshot import Snapshot
 from tracer.model.vma import Vma
 
-__all__ = ["SIGNIFICANCE", "TOLERANCE", "CauseCount", "Finding", "Limits", "Verdict", "findings"]
+__all__ = ["SIGNIFICANCE", "TOLERANCE", "CauseCount", "Finding", "Limits", "Summary", "Verdict", "findings", "summary"]
 
 SIGNIFICANCE = 0.001
 """A spread that chance gives less often than this is no chance."""
@@ -91,8 +91,27 @@ class Finding:
     causes: Sequence[CauseCount]
 
 
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """All VMAs of a snapshot together, for the head of an output.
+
+    verdicts: how many VMAs got each, in the order of `Verdict`, all five. pages: of all VMAs, a hugetlb page as one.
+    excess: sum of theirs. causes: pages by cause and reason over all VMAs, most first.
+    """
+
+    verdicts: Mapping[Verdict, int]
+    pages: int
+    excess: int
+    causes: Sequence[CauseCount]
+
+
 def findings(snapshot: Snapshot, limits: Limits = Limits()) -> list[Finding]:
     """A finding for each VMA that has pages, in address order. Without `snapshot.policies` (a recording that did not
     ask for them) only shares are compared, a huge page is thought possible wherever 512 pages are, and all excess is
     UNKNOWN."""
+    raise NotImplementedError
+
+
+def summary(found: Iterable[Finding]) -> Summary:
+    """The sum of findings."""
     raise NotImplementedError
