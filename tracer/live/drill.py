@@ -15,7 +15,8 @@ from tracer.live.sheet import Ink, Line, plain
 from tracer.live.sheet_screen import SheetScreen, Words
 from tracer.live.strip import Frame, View
 from tracer.live.subject import Subject
-from tracer.live.vma_page import Facts, page
+from tracer.live.verdicts import Verdicts
+from tracer.live.vma_page import Facts, page, why_page
 from tracer.model.placement import first_touch
 
 __all__ = ["VmaScreen"]
@@ -39,6 +40,13 @@ _HELP = (
     ("regions", "aligned 2 MiB of addresses; a cell of the strip is one of them, or 2, 4, 8 ..."),
     ("first touch", "pages that faults placed, by node of the CPU (rows) and node of the page (columns)"),
 )
+_HELP_JUDGED = (
+    *_HELP[:5],
+    ("w", "all about the verdict and its causes, where there is no room for it; arrows scroll; w again: back"),
+    *_HELP[5:],
+    ("verdict", "whether the pages lie as the policy promises: as far as chance, huge pages and its nodes let them"),
+    ("elsewhere, because", "pages on another node than the policy gives them, each with one cause; → what helps"),
+)
 
 
 class VmaScreen(SheetScreen):
@@ -58,6 +66,7 @@ class VmaScreen(SheetScreen):
         Binding("pagedown", "page(1)", show=False),
         Binding("home", "end(False)", show=False),
         Binding("end", "end(True)", show=False),
+        Binding("w", "why", "why"),
     ]
 
     def __init__(self, history: History, pid: int, start: int) -> None:
@@ -66,6 +75,9 @@ class VmaScreen(SheetScreen):
         self._view = View()
         self._frame = Frame(0, 1)
         self._facts: Facts | None = None
+        self._verdicts = Verdicts()
+        self._about_why = False
+        self._first, self._last = 0, 0
 
     def _learn(self) -> None:
         self._subject.look(self._history.current, self._history.gone)
@@ -86,15 +98,31 @@ class VmaScreen(SheetScreen):
             total=subject.flows(history),
             total_s=history.summed_s,
             touch=touch,
+            finding=self._verdicts.of(shot, [found.row])[0],
         )
 
+    @property
+    def _judged(self) -> bool:
+        return self._facts is not None and self._facts.found.snapshot.policies is not None
+
     def _keys(self) -> Words:
-        return ("Esc", "back"), ("+ -", "zoom"), ("←↑↓→", "cursor"), ("?", "help")
+        if not self._judged:
+            return ("Esc", "back"), ("+ -", "zoom"), ("←↑↓→", "cursor"), ("?", "help")
+        if self._about_why:
+            return ("Esc", "back"), ("↑↓", "scroll"), ("w", "where"), ("?", "help")
+        return ("Esc", "back"), ("+ -", "zoom"), ("←↑↓→", "cursor"), ("w", "why"), ("?", "help")
+
+    def _help_words(self) -> Words:
+        return _HELP_JUDGED if self._judged else _HELP
 
     def _lines(self, width: int, height: int, ink: Ink) -> list[Line]:
         if self._facts is None:
             subject = self._subject
             return [[plain(f"{subject.start:x} of PID {subject.pid}: {subject.gone}", ink.warning)]]
+        if self._about_why and self._judged:
+            lines, self._last = why_page(self._facts, self._first, self._history.unit, width, height, ink)
+            self._first = min(self._first, self._last)
+            return lines
         shown = page(self._facts, self._view, self._history.unit, width, height, ink)
         self._frame = shown.frame
         return shown.lines
@@ -108,8 +136,10 @@ class VmaScreen(SheetScreen):
             self.draw()
 
     def action_move(self, columns: int, lines: int) -> None:
-        """The cursor, by cells."""
-        if self._facts is not None:
+        """The cursor, by cells; where all about the verdict is shown, that."""
+        if self._about_why and self._judged:
+            self._scroll(lines)
+        elif self._facts is not None:
             self._view.move(columns, lines, self._facts.found.vma, self._frame, self._history.colour)
             self.draw()
 
@@ -119,6 +149,18 @@ class VmaScreen(SheetScreen):
 
     def action_end(self, end: bool) -> None:
         """The cursor, to the beginning or the end."""
-        if self._facts is not None:
+        if self._about_why and self._judged:
+            self._scroll(self._last if end else -self._last)
+        elif self._facts is not None:
             self._view.to_end(self._facts.found.vma, end)
             self.draw()
+
+    def action_why(self) -> None:
+        """All about the verdict, or back to where the pages are."""
+        self._about_why = not self._about_why
+        self._first = 0
+        self.draw()
+
+    def _scroll(self, lines: int) -> None:
+        self._first = min(max(self._first + lines, 0), self._last)
+        self.draw()

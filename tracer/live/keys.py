@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from rich.segment import Segment
@@ -13,7 +13,7 @@ from textual.message import Message
 from tracer.live.figures import fit, safe
 from tracer.live.panel import Line, Panel
 
-__all__ = ["HELP", "LIVE_KEYS", "REPLAY_KEYS", "Footer", "Key", "TakesKeys", "help_lines"]
+__all__ = ["HELP", "LIVE_KEYS", "REPLAY_KEYS", "Footer", "Key", "TakesKeys", "help_lines", "labelled"]
 
 
 @runtime_checkable
@@ -53,7 +53,8 @@ _COMMON = (
     Key("unit", ("u",), "u", "Unit", "pages, bytes, percent of all pages shown", 2),
     Key("hide", ("h",), "h", "Hide", "hide VMAs without pages, then those below 1 MiB, then none", 2),
     Key("choose", ("enter",), "Enter", "", "look into the VMA under the cursor"),
-    Key("flows", ("f",), "f", "Flows", "which pages moved from node to node, and why", 2),
+    Key("flows", ("f",), "f", "Flows", "which pages moved from node to node, and why", 1),
+    Key("policies", ("m",), "m", "", "memory policies: verdicts in all, those of threads, and what changed"),
     Key("up", ("up", "k"), "Up", "", "one row up"),
     Key("down", ("down", "j"), "Down", "", "one row down"),
     Key("page_up", ("pageup",), "PgUp", "", "a screen up"),
@@ -96,6 +97,14 @@ REPLAY_KEYS = (
     *_QUIT,
 )
 
+
+def labelled(keys: tuple[Key, ...], policies: bool) -> tuple[Key, ...]:
+    """For the last line of the screen. policies: whether they are read, so that there is something to see."""
+    if not policies:
+        return keys
+    return tuple(replace(key, label="Policy") if key.action == "policies" else key for key in keys)
+
+
 _KEY_STYLE = Style(bold=True)
 _LABEL_STYLE = Style(reverse=True)
 
@@ -114,6 +123,12 @@ class Footer(Panel):
         super().__init__()
         self.message = ""
         self._keys = keys
+
+    def offer(self, keys: tuple[Key, ...]) -> None:
+        """Other keys from now on."""
+        if keys != self._keys:
+            self._keys = keys
+            self.draw()
 
     def say(self, message: str) -> None:
         """Show a message, or with an empty one the keys."""
@@ -157,6 +172,10 @@ HELP = """\
 Each row is a memory area (VMA). PAGES are counted as in /proc/PID/numa_maps: a page of hugetlbfs is 1, a transparent
 huge page 512. NODES shows on which nodes they are, each node in its colour or with its digit. CHANGE is against the
 sample before, FLT/s are page faults and MOV/s pages that moved, per second since then.
+
+Where policies are read, VERDICT says whether the pages lie as the policy promises: ok, skewed (by more than chance and
+huge pages explain), small (too few pages to say), n/a (the policy does not govern these pages, or leaves no choice).
+Enter on a row tells why.
 
 In the head, lost, settling, unexplained and drift are 0 as long as every count is exact. oldest: how long ago the
 stalest count was confirmed. refresh: CPU time that the last sample took, and regions of 2 MiB that it read."""

@@ -13,7 +13,7 @@ from textual.screen import Screen
 from tracer.live.drill import VmaScreen
 from tracer.live.header import Header
 from tracer.live.history import History
-from tracer.live.keys import LIVE_KEYS, REPLAY_KEYS, Footer, Key, help_lines
+from tracer.live.keys import LIVE_KEYS, REPLAY_KEYS, Footer, Key, help_lines, labelled
 from tracer.live.menu import HelpScreen, SortScreen
 from tracer.live.prompt import Prompt, Typed
 from tracer.live.rows import Column
@@ -61,6 +61,7 @@ class MainScreen(Screen[None]):
         self.header.state = self._app.state_text()
         self.header.draw()
         self.table.take()
+        self.footer.offer(labelled(self.keys, self.table.judged))
         if self.timeline is not None:
             self.timeline.draw()
 
@@ -181,6 +182,11 @@ class MainScreen(Screen[None]):
         from tracer.live.flows_screen import FlowsScreen
 
         self.app.push_screen(FlowsScreen(self._app.history))
+
+    def do_policies(self) -> None:
+        from tracer.live.policies_screen import PoliciesScreen
+
+        self.app.push_screen(PoliciesScreen(self._app.history, self.table.verdicts))
 
     # --- time ---
 

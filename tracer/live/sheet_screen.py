@@ -62,7 +62,7 @@ class SheetScreen(Screen[None]):
         ink = Ink(self._history.colour)
         foot = footer(self._keys(), width, ink, state_of(self.app))
         if self._helping:
-            lines = help_lines(self.help_title, self.help_text, width, height - 1, ink)
+            lines = help_lines(self.help_title, self._help_words(), width, height - 1, ink)
         else:
             lines = self._lines(width, height - 1, ink)
             lines = [*lines, *([] for _ in range(height - 1 - len(lines)))]
@@ -75,6 +75,10 @@ class SheetScreen(Screen[None]):
     def _keys(self) -> Words:
         """Key and word of the footer."""
         raise NotImplementedError
+
+    def _help_words(self) -> Words:
+        """What the help explains: where it depends on what there is, another one than `help_text`."""
+        return self.help_text
 
     def _lines(self, width: int, height: int, ink: Ink) -> list[Line]:
         """At most `height` lines, without the footer."""

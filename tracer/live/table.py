@@ -16,7 +16,7 @@ from tracer.live.figures import safe
 from tracer.live.history import History
 from tracer.live.lines import Look, heading, process_line, vma_line
 from tracer.live.rows import Column, Layout, Listings, Rows, order, rows_of
-from tracer.live.verdicts import identity
+from tracer.live.verdicts import Verdicts, identity
 
 __all__ = ["VmaTable"]
 
@@ -50,6 +50,16 @@ class VmaTable(Widget):
     def columns(self) -> list[Column]:
         """Those that can be sorted by."""
         return [column for column in self._rows.columns if column is not Column.PID]
+
+    @property
+    def judged(self) -> bool:
+        """Whether there are verdicts."""
+        return self._rows.judged
+
+    @property
+    def verdicts(self) -> Verdicts:
+        """Those that are known."""
+        return self._listings.verdicts
 
     def take(self) -> None:
         """The history shows another sample, or shows it in another unit."""

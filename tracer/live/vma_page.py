@@ -1,4 +1,5 @@
-"""What the screen about one VMA says, as lines: facts, policy and shares, the strip of regions, flows, first touch."""
+"""What the screen about one VMA says, as lines: facts, policy and shares, the verdict on them, the strip of regions,
+flows, first touch."""
 
 from __future__ import annotations
 
@@ -13,11 +14,13 @@ from tracer.live.shares import Shares, share_lines
 from tracer.live.sheet import Ink, Line, beside, plain
 from tracer.live.strip import Frame, View, Window, draw
 from tracer.live.subject import Found
+from tracer.live.why import cut, usable_words, why_lines
 from tracer.model.accumulate import FlowRow
 from tracer.model.placement import Expectation, FirstTouch, expectation
+from tracer.model.verdict import Finding
 from tracer.render.shares import meaning
 
-__all__ = ["Facts", "Page", "page"]
+__all__ = ["Facts", "Page", "page", "why_page"]
 
 _SIDE_BY_SIDE = 76
 """From this width on, flows and first touch stand next to each other."""
@@ -29,7 +32,8 @@ class Facts:
     """What is known of the VMA. gone: why it is not there any more, or empty.
 
     now, total: flows since the last sample, which is `seconds` ago, and in `total_s`; None if they are not counted.
-    touch: first touches in `total_s`; None if page faults are not counted.
+    touch: first touches in `total_s`; None if page faults are not counted. finding: the verdict on it; None where
+    there is none.
     """
 
     found: Found
@@ -39,6 +43,7 @@ class Facts:
     total: list[FlowRow]
     total_s: float
     touch: FirstTouch | None
+    finding: Finding | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +57,45 @@ class Page:
 def page(facts: Facts, view: View, unit: Unit, width: int, height: int, ink: Ink) -> Page:
     """At most `height` lines of `width` cells. The strip gets what the others leave, the others what they need."""
     found = facts.found
-    expected = expectation(found.vma.policy, found.snapshot.node_ids)
-    head = [*_title(facts, width, ink), *_policy(found, expected, width)]
-    room = max(height - len(head), 0)
-    shares = Shares(found.vma.policy, expected, found.snapshot.node_ids, found.pages, found.vma.page_kb)
-    share = share_lines(shares, unit, width, min(1 + len(shares.node_ids), max(2, room * 2 // 5)), ink)
-    room = max(room - len(share), 0)
+    top = _top(facts, unit, width, height, ink)
+    room = max(height - len(top), 0)
+    verdict = _verdict(facts, width, ink)
+    verdict = cut(verdict, 0, min(len(verdict), max(room // 2, 2)), "w: all", ink)
+    room = max(room - len(verdict), 0)
     below = _happened_height(facts, width)
     strip_room = max(room - below, room // 2) if found.snapshot.regions is not None else min(room, 1)
     frame = Frame(width, max(1, strip_room - 2))
     strip = _strip(found, view, frame, width, ink)[:strip_room]
     happened = _happened(facts, width, room - len(strip), ink)
-    return Page([*head, *share, *strip, *happened][:height], frame)
+    return Page([*top, *verdict, *strip, *happened][:height], frame)
+
+
+def why_page(facts: Facts, first: int, unit: Unit, width: int, height: int, ink: Ink) -> tuple[list[Line], int]:
+    """At most `height` lines about the verdict alone, from line `first` of what is said about it on; and the last line
+    that it makes sense to begin with."""
+    top = _top(facts, unit, width, height, ink)
+    lines = _verdict(facts, width, ink) or [[plain("no verdict: it has no pages", ink.dim)]]
+    room = max(height - len(top), 1)
+    last = max(len(lines) - room, 0)
+    return [*top, *cut(lines, min(first, last), room, "down", ink)][:height], last
+
+
+def _top(facts: Facts, unit: Unit, width: int, height: int, ink: Ink) -> list[Line]:
+    """What it is, its policy, and what lies on each node."""
+    found = facts.found
+    expected = expectation(found.vma.policy, found.snapshot.node_ids)
+    if facts.finding is not None:
+        finding = facts.finding
+        expected = Expectation(finding.promise, finding.usable, finding.shares, expected.whole)
+    head = [*_title(facts, width, ink), *_policy(facts, expected, width)]
+    room = max(height - len(head), 0)
+    shares = Shares(found.vma.policy, expected, found.snapshot.node_ids, found.pages, found.vma.page_kb)
+    lines = share_lines(shares, unit, width, min(1 + len(shares.node_ids), max(2, room * 2 // 5)), ink)
+    return [*head, *lines]
+
+
+def _verdict(facts: Facts, width: int, ink: Ink) -> list[Line]:
+    return why_lines(facts.finding, width, ink) if facts.finding is not None else []
 
 
 def _title(facts: Facts, width: int, ink: Ink) -> list[Line]:
@@ -80,8 +112,12 @@ def _title(facts: Facts, width: int, ink: Ink) -> list[Line]:
     return lines
 
 
-def _policy(found: Found, expected: Expectation, width: int) -> list[Line]:
-    text = f"policy {safe(found.vma.policy.text(found.snapshot.spelling))}:"
+def _policy(facts: Facts, expected: Expectation, width: int) -> list[Line]:
+    found, policies = facts.found, facts.found.snapshot.policies
+    text = f"policy {safe(found.vma.policy.text(found.snapshot.spelling))}"
+    if facts.finding is not None and policies is not None:
+        text += f" ({usable_words(facts.finding, policies)})"
+    text += ":"
     words = meaning(found.vma.policy, expected)
     if len(text) + 1 + len(words) <= width:
         return [[plain(f"{text} {words}")]]
