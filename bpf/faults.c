@@ -65,7 +65,7 @@ static __always_inline bool is_alive(u32 number)
 	return target && target->number == number;
 }
 
-#if FAULTS
+#if FOLLOWED
 /* tracer/model/events.py */
 enum fault_kind { KIND_NEW, KIND_HUGE, KIND_COW, KIND_HINT, KIND_MAJOR, KIND_OTHER };
 
@@ -93,28 +93,91 @@ static __always_inline u32 kind_of(const struct control *c, u64 address, u64 bef
 	return frame_of(c, before, address) == frame_of(c, after, address) ? KIND_OTHER : KIND_COW;
 }
 
-/* A fault that is over, under the CPU where it began. */
-struct finished {
-	u64 mm;
-	u64 address;
-	u64 before;
-	u64 after;
-	u32 target;
-	u32 cpu;
-	u32 thread;
-	u32 major;
-};
-
-static __always_inline void count_fault(const struct control *c, struct cpu *cpu, u32 number, const struct finished *f)
+#if FAULTS
+static __always_inline void tally_fault(const struct control *c, struct cpu *cpu, u32 number, const struct finished *f)
 {
-	u32 kind = kind_of(c, f->address, f->before, f->after, f->major), index;
-	u32 bin = maps_page(f->after) ? bin_of(f->after) : NOWHERE;
-	u64 value = kind | (u64)f->cpu << 8 | (FAULTS > 1 ? (u64)f->thread << 32 : 0);
-	u64 key = span_of(cpu, f->mm, f->address);
-	struct record *record = tally(cpu, number, c->epoch, f->target, RECORD_FAULTS, key, value, &index);
+	u32 bin = maps_page(f->after) ? bin_of(f->after) : NOWHERE, index;
+	u64 value = f->kind | (u64)f->cpu << 8 | (FAULTS > 1 ? (u64)f->thread << 32 : 0);
+	struct record *record = tally(cpu, number, c->epoch, f->target, RECORD_FAULTS, f->key, value, &index);
 
 	if (record)
 		record->faults[bin & (BINS - 1)]++;
+}
+#endif
+
+#if POLICIES
+#define VM_HUGETLB 0x400000 /* include/linux/mm.h */
+
+/* A number for a policy that fits a record; 0 for none and for nothing else (policy_hash() in tracer/kernel/epoch.py). */
+static __always_inline u32 policy_hash(u64 policy)
+{
+	u64 hash = policy * 0x9E3779B97F4A7C15ULL >> 48;
+
+	return hash + (!hash & !!policy);
+}
+
+/* Where the hugetlb page begins that holds an address of the VMA. */
+static __always_inline u64 hugetlb_start(u64 vma, u64 address)
+{
+	u64 inode = read_u64(read_u64(vma + VMA_FILE) + FILE_INODE);
+
+	return address & -read_u64(read_u64(inode + INODE_SUPER) + SUPER_BLOCK_SIZE);
+}
+
+/*
+ * The fault put a page there. A huge page is all pages of its region; one of hugetlb is the first page of its own, for that
+ * is where it counts.
+ */
+static __always_inline void mark_placed(const struct control *c, struct cpu *cpu, u32 number, struct finished *f)
+{
+	struct record *record;
+	u32 index, page;
+
+	if (is_leaf(f->after) && read_u64(cpu->vma + VMA_FLAGS) & VM_HUGETLB) {
+		f->address = hugetlb_start(cpu->vma, f->address);
+		f->key = f->address >> PAGE_SHIFT;
+		f->after &= ~ENTRY_LEAF;
+	}
+	record = tally(cpu, number, c->epoch, f->target, RECORD_PLACED, f->key, f->kind | f->policy | (u64)f->thread << 32,
+		       &index);
+	if (!record)
+		return;
+	page = f->address >> PAGE_SHIFT & (PLACED_BITS - 1);
+	if (is_leaf(f->after))
+		__builtin_memset(record->faults, 0xff, PLACED_BITS / 8);
+	else
+		record->faults[page / 32] |= 1U << (page & 31);
+}
+#endif
+
+static __always_inline void count_fault(const struct control *c, struct cpu *cpu, u32 number, struct finished *f)
+{
+	f->kind = kind_of(c, f->address, f->before, f->after, f->major);
+	f->key = span_of(cpu, f->mm, f->address);
+#if FAULTS
+	tally_fault(c, cpu, number, f);
+#endif
+#if POLICIES
+	if (f->kind != KIND_HINT && f->kind != KIND_OTHER && maps_page(f->after))
+		mark_placed(c, cpu, number, f);
+#endif
+}
+
+/*
+ * Count the faults that were found finished just now. In one place, and from memory that the verifier does not follow:
+ * otherwise each way to here would be a program of its own from here on.
+ */
+static __always_inline void count_finished(const struct control *c, struct cpu *cpu, u32 number)
+{
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < 2; i++) {
+		struct finished *f = &cpu->finished[i & 1];
+
+		if (!f->target)
+			continue;
+		count_fault(c, cpu, number, f);
+		f->target = 0;
+	}
 }
 
 /*
@@ -128,14 +191,13 @@ static __always_inline bool moved_on(const struct control *c, u64 task, bool ker
 }
 
 /*
- * A fault of this thread was overtaken on its CPU. over: it has ended, whatever it left; otherwise it is counted if that
+ * A fault of this thread was overtaken on its CPU. over: it has ended, whatever it left; otherwise it is finished if that
  * can be seen.
  */
-static __always_inline void count_overtaken(const struct control *c, struct cpu *cpu, u32 number, u32 tid, u32 majors,
-					    bool over)
+static __always_inline void finish_overtaken(const struct control *c, struct cpu *cpu, u32 tid, u32 majors, bool over)
 {
 	struct overtaken *it = blocked.lookup(&tid), copy;
-	struct finished f;
+	struct finished *f = &cpu->finished[OVERTAKEN];
 	u64 entry;
 
 	if (!it)
@@ -146,31 +208,31 @@ static __always_inline void count_overtaken(const struct control *c, struct cpu 
 		return;
 	if (blocked.delete(&tid)) /* somebody else counts it */
 		return;
-	f.mm = copy.mm;
-	f.address = copy.address;
-	f.before = copy.before;
-	f.after = entry;
-	f.target = copy.target;
-	f.cpu = copy.cpu;
-	f.thread = tid;
-	f.major = majors != copy.majors;
-	count_fault(c, cpu, number, &f);
+	f->mm = copy.mm;
+	f->address = copy.address;
+	f->before = copy.before;
+	f->after = entry;
+	f->target = copy.target;
+	f->cpu = copy.cpu;
+	f->thread = tid;
+	f->major = majors != copy.majors;
+	f->policy = copy.policy;
 }
 
-static __always_inline void count_pending(const struct control *c, struct cpu *cpu, u32 number, u64 entry)
+/* The pending fault of this CPU has ended and left this entry. */
+static __always_inline void finish_pending(struct cpu *cpu, u32 number, u64 entry)
 {
-	struct finished f = {
-		.mm = cpu->pending_mm,
-		.address = cpu->pending_address,
-		.before = cpu->pending_before,
-		.after = entry,
-		.target = cpu->pending_target,
-		.cpu = number,
-		.thread = cpu->pending_tid,
-		.major = read_u32(cpu->pending_task + TASK_MAJORS) != cpu->pending_majors,
-	};
+	struct finished *f = &cpu->finished[PENDING];
 
-	count_fault(c, cpu, number, &f);
+	f->mm = cpu->pending_mm;
+	f->address = cpu->pending_address;
+	f->before = cpu->pending_before;
+	f->after = entry;
+	f->target = cpu->pending_target;
+	f->cpu = number;
+	f->thread = cpu->pending_tid;
+	f->major = read_u32(cpu->pending_task + TASK_MAJORS) != cpu->pending_majors;
+	f->policy = cpu->pending_policy;
 }
 #endif
 
@@ -189,6 +251,7 @@ static __always_inline void overtake(struct control *c, struct cpu *cpu, u32 num
 		.majors = cpu->pending_majors,
 		.kernel = cpu->pending_ip != 0,
 		.task = cpu->pending_task,
+		.policy = cpu->pending_policy,
 	};
 	u32 tid = read_u32(cpu->pending_task + TASK_PID);
 
@@ -204,9 +267,9 @@ static __always_inline void resolve(struct control *c, struct cpu *cpu, u32 numb
 	struct record *record;
 
 	opaque(entry);
-#if FAULTS
+#if FOLLOWED
 	if (!is_alive(target)) {
-		count_pending(c, cpu, number, 0);
+		finish_pending(cpu, number, 0);
 		return;
 	}
 #endif
@@ -217,8 +280,8 @@ static __always_inline void resolve(struct control *c, struct cpu *cpu, u32 numb
 	if (!record)
 		return;
 	if (satisfied(entry, cpu->pending_write)) {
-#if FAULTS
-		count_pending(c, cpu, number, entry);
+#if FOLLOWED
+		finish_pending(cpu, number, entry);
 #else
 		if (maps_page(entry))
 			record->faults[bin_of(entry)]++;
@@ -230,9 +293,9 @@ static __always_inline void resolve(struct control *c, struct cpu *cpu, u32 numb
 		return;
 	if (cpu->pending_task != next_task)
 		overtake(c, cpu, number);
-#if FAULTS
+#if FOLLOWED
 	else /* it is over, for the same thread is in the next one: what it left is gone, or is not all that it wanted */
-		count_pending(c, cpu, number, entry);
+		finish_pending(cpu, number, entry);
 #endif
 }
 
@@ -287,10 +350,13 @@ static __always_inline void suspend(const struct control *c, struct cpu *cpu, u3
 	cpu->pending_target = target->number;
 	cpu->pending_record = record ? index : 0;
 	cpu->pending_epoch = record ? c->epoch + 1 : 0;
-#if FAULTS
+#if FOLLOWED
 	cpu->pending_before = fault_entry(c, cpu, target->pgd, address);
 	cpu->pending_majors = read_u32(task + TASK_MAJORS);
 	cpu->pending_tid = (u32)bpf_get_current_pid_tgid();
+#endif
+#if POLICIES
+	cpu->pending_policy = policy_hash(read_u64(task + TASK_POLICY)) << POLICY_HASH;
 #endif
 	cpu->pending_open = 1;
 }
@@ -312,9 +378,10 @@ static __always_inline int on_fault(struct bpf_raw_tracepoint_args *ctx, bool us
 	if (cpu->pending_open)
 		resolve(c, cpu, number, task);
 	cpu->pending_open = 0;
-#if FAULTS
+#if FOLLOWED
 	if (c->blocked)
-		count_overtaken(c, cpu, number, (u32)bpf_get_current_pid_tgid(), read_u32(task + TASK_MAJORS), true);
+		finish_overtaken(c, cpu, (u32)bpf_get_current_pid_tgid(), read_u32(task + TASK_MAJORS), true);
+	count_finished(c, cpu, number);
 #endif
 	if (address >> 56 == 0) /* not one of the kernel's own addresses */
 		suspend(c, cpu, number, target, task, address, ctx->args[1], ctx->args[2], user);
@@ -332,7 +399,7 @@ int fault_kernel(struct bpf_raw_tracepoint_args *ctx)
 	return on_fault(ctx, false);
 }
 
-#if FAULTS
+#if FOLLOWED
 struct settlement {
 	u32 thread; /* of an overtaken fault, or 0 */
 	u32 majors; /* of that thread, now */
@@ -356,19 +423,17 @@ int settle_faults(struct bpf_raw_tracepoint_args *ctx)
 	if (!c || !cpu || !it || cpu->busy)
 		return 0;
 	if (it->thread) {
-		count_overtaken(c, cpu, number, it->thread, it->majors, it->gone);
-		return 0;
-	}
-	if (!cpu->pending_open)
-		return 0;
-	entry = fault_entry(c, cpu, cpu->pending_pgd, cpu->pending_address);
-	opaque(entry);
-	if (!satisfied(entry, cpu->pending_write)) {
-		if (!(it->gone && it->pending == cpu->pending_tid) && !moved_on(c, cpu->pending_task, cpu->pending_ip != 0))
+		finish_overtaken(c, cpu, it->thread, it->majors, it->gone);
+	} else if (cpu->pending_open) {
+		entry = fault_entry(c, cpu, cpu->pending_pgd, cpu->pending_address);
+		opaque(entry);
+		if (!satisfied(entry, cpu->pending_write) && !(it->gone && it->pending == cpu->pending_tid) &&
+		    !moved_on(c, cpu->pending_task, cpu->pending_ip != 0))
 			return 0;
+		finish_pending(cpu, number, entry);
+		cpu->pending_open = 0;
 	}
-	count_pending(c, cpu, number, entry);
-	cpu->pending_open = 0;
+	count_finished(c, cpu, number);
 	return 0;
 }
 #endif

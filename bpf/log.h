@@ -7,7 +7,8 @@
  * it.
  *
  * Variants: FAULTS=1 tells faults apart by span, kind and CPU, FAULTS=2 by thread as well; FLOWS=1 follows each page
- * that migrates. Then a region has a record for each of these, told apart by `value`.
+ * that migrates; POLICIES=1 notes which pages were placed by which thread under which policies. Then a region has a
+ * record for each of these, told apart by `value`. POLICIES follows faults as FAULTS does, without counting them.
  *
  * Everything is per CPU and written without atomics. One program can interrupt another on its CPU: a fault in an
  * interrupt (a profiler that reads user stacks), and since tracepoints leave preemption on (7.0) that of another task.
@@ -24,7 +25,17 @@ enum record_kind {
 	RECORD_FAULTS = 6, /* key: page number where the span begins; value: kind, CPU << 8, thread << 32; faults per bin */
 	RECORD_FLOW = 7,   /* key: as above; value: source bin, destination bin << 16, reason << 32; touches: pages moved,
 			      unresolved: pages put back */
+	RECORD_PLACED = 8, /* key: as above; value: kind, policies (POLICY_ below), thread << 32; bit n of `faults`: page n of
+			      the region */
 };
+
+/* How many calls had set policies of the target, and a hash of the thread's own policy, before a fault was handled. */
+#define POLICY_SEQUENCE 4 /* 12 bits from here on */
+#define POLICY_HASH 16
+#define PLACED_BITS 512 /* pages of a region: BINS is 16 or more */
+
+/* Faults are followed until it is known what they left. */
+#define FOLLOWED (FAULTS || POLICIES)
 
 struct record {
 	u64 key;
@@ -45,6 +56,24 @@ struct remembered {
 	u32 record;
 };
 
+/* A fault that is over, under the CPU where it began. */
+struct finished {
+	u64 mm;
+	u64 address;
+	u64 before; /* the entry, before and after */
+	u64 after;
+	u32 target; /* 0: none, or counted already */
+	u32 cpu;
+	u32 thread;
+	u32 major;
+	u32 policy; /* as in RECORD_PLACED's value */
+	u32 kind;
+	u64 key; /* of its records */
+};
+
+#define PENDING 0
+#define OVERTAKEN 1
+
 struct cpu {
 	/* the last fault of a target on this CPU, whose outcome is not known yet */
 	u64 pending_address;
@@ -61,7 +90,7 @@ struct cpu {
 	u64 pending_before; /* the entry, before */
 	u64 pending_mm;
 	u32 pending_tid;
-	u32 pad2;
+	u32 pending_policy; /* as in RECORD_PLACED's value */
 	/* the page table of the region last looked up, and where its PMD entry is */
 	u64 table;
 	u64 table_region;
@@ -97,6 +126,9 @@ struct cpu {
 	u64 last_mm;     /* its mm */
 	u32 last_slot;   /* of the target that this is, or NO_SLOT */
 	u32 generation;  /* of these three */
+#if FOLLOWED
+	struct finished finished[2]; /* found so just now: the one that was pending here, one that was overtaken */
+#endif
 	u64 pad[3];      /* CPUs do not share cache lines */
 };
 
@@ -112,6 +144,8 @@ struct overtaken {
 	u32 majors;
 	u32 kernel; /* a fault in the kernel */
 	u64 task;
+	u32 policy; /* as in RECORD_PLACED's value */
+	u32 pad;
 };
 
 BPF_F_TABLE("array", u32, struct cpu, cpus, CPUS, BPF_F_MMAPABLE);

@@ -109,9 +109,9 @@ class Settler:
         self._machinery, self._hooks, self._tables = machinery, machinery.hooks, machinery.tables
         self.number, self.mm = number, mm
         self._budget, self._progress = budget, progress
-        self._pagemap, self._pid = pagemap, pagemap.pid
+        self._pagemap, self.pid = pagemap, pagemap.pid
         self.reader = machinery.reader
-        self._memory = WalkedMemory(self._tables, pagemap, machinery.frames, mm, self.reader)
+        self.memory = WalkedMemory(self._tables, pagemap, machinery.frames, mm, self.reader)
         self._nodes = machinery.topology.nr_node_ids
         self._drift = 0
         self._policy = DEFAULT
@@ -124,7 +124,7 @@ class Settler:
         self._still: State | None = None
         self._audit: _Audit | None = None
         self._table = SpanTable(self._nodes)
-        self._layout: Layout | None = None
+        self.layout: Layout | None = None
         self._lists: tuple[int, ...] | None = None
         self._again = NONE
         self._dirty = NONE
@@ -137,6 +137,7 @@ class Settler:
         self._rss_offset: int | None = None
         self._confirmed = self._named = time.monotonic()
         self._regions_read = 0
+        self._just_read: list[Int64s] = []
 
     def close(self) -> None:
         """Stop tracing."""
@@ -152,11 +153,11 @@ class Settler:
         """
         self._regions_read = 0
         # Before anything else is looked at: what changes from here on makes the next token another one.
-        self._token = token + self._memory.token()
+        self._token = token + self.memory.token()
         self._glance = None
         if self._token == self._calm and not self._fresh_names():
             return
-        self._glance = self._memory.glance()
+        self._glance = self.memory.glance()
         self._policy = self._glance.policy
         self._pending = self._unfinished(pending)
 
@@ -169,23 +170,23 @@ class Settler:
         if self._glance is None and self._still is not None and drained is None:
             self._confirmed = now
             return self._still
-        glance = self._glance or self._memory.glance()
+        glance = self._glance or self.memory.glance()
         idle = drained is None and self._idle(glance)
-        if self._layout is None:
+        if self.layout is None:
             self.seed()
         elif not idle:
             self._work_off(glance, drained or Drained())
         self._calm = self._token if idle else b""
         if not self._doubt():
             self._confirmed = time.monotonic()
-        if self._layout is not None and self._fresh_names():
-            self._layout, self._named = self._memory.renamed(self._layout), now
+        if self.layout is not None and self._fresh_names():
+            self.layout, self._named = self.memory.renamed(self.layout), now
         self._still = self._state()
         return self._still
 
     def _idle(self, glance: Glance) -> bool:
         return (
-            self._layout is not None
+            self.layout is not None
             and glance.lists is not None
             and glance.lists == self._lists
             and not len(self._pending)
@@ -206,7 +207,7 @@ class Settler:
 
     def _huge_doubt(self, glance: Glance) -> bool:
         """hugetlb pages come and go without RSS events; the mm's own count of them tells."""
-        if glance.hugetlb_pages < 0 or self._layout is None:
+        if glance.hugetlb_pages < 0 or self.layout is None:
             return False
         v = self._table.vmas
         return bool((self._table.totals.sum(axis=1) * (v.huge >> 12)).sum() != glance.hugetlb_pages)
@@ -220,7 +221,7 @@ class Settler:
 
     def _learn_rss_offset(self, before: int) -> None:
         """After everything was read: what RSS holds beyond what we count, unless it was changing meanwhile."""
-        rss = self._memory.glance().rss
+        rss = self.memory.glance().rss
         if rss >= 0 and rss == before and not len(self._dirty) and not len(self._hooks.touched_now(self.number)):
             self._rss_offset = rss - self._counted()
 
@@ -236,7 +237,7 @@ class Settler:
         if glance.lists is None or glance.lists != self._lists:
             dirty = np.union1d(dirty, self._follow_vmas())
         if len(self._restless[0]):
-            dirty = np.union1d(dirty, self._memory.survey(*self._restless).regions)
+            dirty = np.union1d(dirty, self.memory.survey(*self._restless).regions)
         if self._huge_doubt(glance):
             dirty = np.union1d(dirty, self._huge_regions())
         self._dirty = self._settle(dirty)
@@ -244,7 +245,7 @@ class Settler:
         if (
             self._audit is not None
             or doubts != (self._unexplained, self._lost)
-            or self._rss_doubt(self._memory.glance())
+            or self._rss_doubt(self.memory.glance())
         ):
             self._go_on_auditing(doubts)
         elif self._rss_offset is None:
@@ -273,15 +274,17 @@ class Settler:
                 where = np.minimum(np.searchsorted(part, spans.region), len(part) - 1)
                 known = (part[where] == spans.region) & (spans.end - spans.start == REGION)
                 found = np.where(known, leaves[at : at + PROGRESS_STEP][where], np.uint64(0))
-            self._table.replace(part, spans, self._memory.counts(spans, found))
+            self._table.replace(part, spans, self.memory.counts(spans, found))
             if what:
                 self._progress(what, at + len(part), len(regions))
         self._regions_read += len(regions)
+        if self._machinery.options.policies:
+            self._just_read.append(regions)
 
     def _everything(self) -> Survey:
         """All regions that are populated or were."""
         v = self._table.vmas
-        found = self._memory.survey(v.start, v.end)
+        found = self.memory.survey(v.start, v.end)
         known = np.union1d(self._table.known_regions(), self._dirty)
         if not len(known):
             return found
@@ -291,7 +294,7 @@ class Settler:
         return Survey(regions, leaves)
 
     def _regions_in(self, start: int, end: int) -> Int64s:
-        found = self._memory.survey(np.array([start], np.int64), np.array([end], np.int64))
+        found = self.memory.survey(np.array([start], np.int64), np.array([end], np.int64))
         return np.union1d(found.regions, self._table.known_regions(start, end))
 
     def _huge_regions(self) -> Int64s:
@@ -300,34 +303,34 @@ class Settler:
         known = self._table.known_regions()
         inside = v.index_of(known << 21)
         was_huge = known[(inside >= 0) & (v.huge[inside] > 0)]
-        return np.union1d(self._memory.survey(v.start[at], v.end[at]).regions, was_huge)
+        return np.union1d(self.memory.survey(v.start[at], v.end[at]).regions, was_huge)
 
     # --- VMAs ---
 
     def _follow_vmas(self) -> Int64s:
         """Take the present VMA list; gives the regions that have to be read for it."""
         torn, starts, ends = self._take_vmas()
-        return np.union1d(torn, self._memory.survey(starts, ends).regions) if len(starts) else torn
+        return np.union1d(torn, self.memory.survey(starts, ends).regions) if len(starts) else torn
 
     def _take_vmas(self) -> tuple[Int64s, Int64s, Int64s]:
         """The answer of `SpanTable.remap` to the present VMA list: torn regions, starts and ends of new ranges.
 
         A list that changes faster than it can be read is taken as it was read, and looked at again next time.
         """
-        before = self._memory.glance()
-        layout = self._memory.layout()
-        after = self._memory.glance()
+        before = self.memory.glance()
+        layout = self.memory.layout()
+        after = self.memory.glance()
         self._list_settling = layout is None or not layout.consistent or before.lists != after.lists
         self._lists = None if self._list_settling else after.lists
         if layout is None:
-            if self._layout is None:
+            if self.layout is None:
                 raise NumatraceError(
-                    f"the VMA list of process {self._pid} changes faster than it can be read",
+                    f"the VMA list of process {self.pid} changes faster than it can be read",
                     "try again when the target is quieter",
                 )
             return NONE, NONE, NONE
         self._named = time.monotonic()
-        self._layout = layout
+        self.layout = layout
         restless = (layout.spans.special & RESTLESS) != 0
         self._restless = layout.spans.start[restless], layout.spans.end[restless]
         return self._table.remap(layout.spans)
@@ -336,13 +339,13 @@ class Settler:
 
     def _unfinished(self, pending: list[Pending]) -> Int64s:
         """Regions of faults that were not seen to be finished, now including those that have just been."""
-        if self._hooks.detail.faults:
+        if self._hooks.detail.follows_faults:
             self._count_finished(pending)
         self._finished &= {it.key for it in pending}
         pending = [it for it in pending if it.key not in self._finished]
         if not pending:
             return NONE
-        entries = self._tables.entries(self._memory.pgd, np.array([it.address for it in pending], np.int64))
+        entries = self._tables.entries(self.memory.pgd, np.array([it.address for it in pending], np.int64))
         for it, entry in zip(pending, entries.tolist(), strict=True):
             if entry & PRESENT and (entry & WRITABLE or not it.write):
                 self._finished.add(it.key)
@@ -353,26 +356,26 @@ class Settler:
     def _count_finished(self, pending: list[Pending]) -> None:
         """Have faults counted that no other has followed on their CPU: now, so that this epoch holds them."""
         for it in pending:
-            majors = major_faults(self._pid, it.thread)
+            majors = major_faults(self.pid, it.thread)
             self._hooks.count_finished(it, majors is None, majors)
 
     def _thread_gone(self, it: Pending) -> bool:
-        return not os.path.exists(f"/proc/{self._pid}/task/{it.key[0]}")
+        return not os.path.exists(f"/proc/{self.pid}/task/{it.key[0]}")
 
     # --- seed and audit ---
 
     def seed(self) -> None:
         """Read everything once. With the hooks attached, what changes meanwhile is read again by the first refresh."""
         doubts = self._doubts()
-        rss = self._memory.glance().rss
+        rss = self.memory.glance().rss
         self._take_vmas()
         by_walk = self._seed_by_walk()
-        reader, self._memory.reader = self._memory.reader, "walk" if by_walk else "pagemap"
+        reader, self.memory.reader = self.memory.reader, "walk" if by_walk else "pagemap"
         try:
             found = self._everything()
             self._read(found.regions, found.leaves, "seed")
         finally:
-            self._memory.reader = reader
+            self.memory.reader = reader
         if by_walk:
             self._check_sample(found.regions)
         self._unexplained, self._lost = doubts
@@ -382,7 +385,7 @@ class Settler:
     def _seed_by_walk(self) -> bool:
         choice = self._machinery.options.seed
         if choice == "auto":
-            return self.reader == "walk" and resident_pages(self._pid) > SEED_BY_WALK_PAGES
+            return self.reader == "walk" and resident_pages(self.pid) > SEED_BY_WALK_PAGES
         return choice == "walk"
 
     def _check_sample(self, regions: Int64s) -> None:
@@ -393,11 +396,11 @@ class Settler:
         plain = (spans.huge == 0) & (spans.special == 0)
         pages = (spans.end - spans.start)[plain] >> 12
         addresses = spans.start[plain] + (random.integers(0, 1 << 20, len(pages)) % np.maximum(pages, 1) << 12)
-        off = self._memory.differing_frames(addresses) if len(addresses) else np.zeros(0, bool)
+        off = self.memory.differing_frames(addresses) if len(addresses) else np.zeros(0, bool)
         off &= ~np.isin(addresses >> 21, self._hooks.touched_now(self.number))
         if off.any() and self._machinery.options.seed == "auto":
             self._drift += int(off.sum())
-            self.reader = self._memory.reader = "pagemap"
+            self.reader = self.memory.reader = "pagemap"
             self._machinery.notes.append(
                 f"walk and pagemap differ in {off.sum()} of {len(off)} sampled pages; reading pagemap instead"
             )
@@ -410,7 +413,7 @@ class Settler:
         began = time.thread_time()
         while self._budget.left:
             if self._audit is None:
-                self._audit = _Audit(self._everything(), doubts, self._memory.glance().rss, time.monotonic())
+                self._audit = _Audit(self._everything(), doubts, self.memory.glance().rss, time.monotonic())
             audit = self._audit
             part = slice(audit.at, audit.at + AUDIT_STEP)
             unsettled = self._settle(audit.found.regions[part], audit.found.leaves[part])
@@ -433,7 +436,7 @@ class Settler:
     # --- results ---
 
     def _state(self) -> State:
-        assert self._layout is not None
+        assert self.layout is not None
         trust = Trust(
             settling=self._settling + self._list_settling,
             unexplained=self._hooks.unexplained(self.number) - self._unexplained,
@@ -441,10 +444,9 @@ class Settler:
             drift=self._drift,
             oldest_read_s=time.monotonic() - self._confirmed,
         )
-        task = self._policy if self._policy.mode else DEFAULT
         totals = self._table.totals.copy()
-        layout = self._layout
-        return State(layout.vmas, layout.own_policy, task, totals, trust, self._regions_read, self._regions())
+        layout = self.layout
+        return State(layout.vmas, layout.own_policy, self.task_policy, totals, trust, self._regions_read, self._regions())
 
     def _regions(self) -> Regions | None:
         """The counts of each region, where they are asked for: the same object as long as they are the same."""
@@ -455,6 +457,25 @@ class Settler:
             self._regions_shown = Regions(self._table.address.copy(), self._table.counts.copy())
         return self._regions_shown
 
+    @property
+    def task_policy(self) -> Policy:
+        """Of the main thread; DEFAULT where it has none."""
+        return self._policy if self._policy.mode else DEFAULT
+
+    @property
+    def totals(self) -> Int64s:
+        """Pages per VMA of the layout and node id: not to be written to."""
+        return self._table.totals
+
+    def known_regions(self, start: int | None = None, end: int | None = None) -> Int64s:
+        """Regions with pages that count, all or those that touch [start, end)."""
+        return self._table.known_regions(start, end)
+
+    def take_just_read(self) -> Int64s:
+        """Regions that were read since this was last asked, ascending; kept where policies are wanted."""
+        parts, self._just_read = self._just_read, []
+        return np.unique(np.concatenate(parts)) if parts else NONE
+
     def vma_rows(self, addresses: Int64s) -> Int64s:
         """The row of the VMA that holds each address, -1 where none does."""
         return self._table.vmas.index_of(addresses)
@@ -462,7 +483,7 @@ class Settler:
     def details(self) -> Details:
         """Fields that no counter can hold, read now."""
         if self.reader == "walk":
-            return read_details(self._memory, self._table, self._machinery.frames.zero_pages.huge_pfn)
-        lines = {line.start: line for line in read_numa_maps(self._pid)}
-        assert self._layout is not None
-        return details_of_lines([lines[v.start] for v in self._layout.vmas])
+            return read_details(self.memory, self._table, self._machinery.frames.zero_pages.huge_pfn)
+        lines = {line.start: line for line in read_numa_maps(self.pid)}
+        assert self.layout is not None
+        return details_of_lines([lines[v.start] for v in self.layout.vmas])

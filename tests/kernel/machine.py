@@ -14,6 +14,7 @@ __all__ = [
     "bpf_programs",
     "cached_files",
     "cpu_of_each_node",
+    "free_huge_pages",
     "gigantic_pages",
     "huge_pages",
     "nodes_with_memory",
@@ -120,6 +121,12 @@ def gigantic_pages() -> Iterator[int]:
     wanted = "1" if available >= _ENOUGH_FOR_GIGANTIC else (pool / "nr_hugepages").read_text().strip()
     with _set(pool / "nr_hugepages", wanted):
         yield int((pool / "free_hugepages").read_text())
+
+
+def free_huge_pages(shift: int) -> int:
+    """Free hugetlb pages of 2**shift bytes; 0 where the machine has no such pages."""
+    path = _HUGE_PAGES / f"hugepages-{1 << shift - 10}kB" / "free_hugepages"
+    return int(path.read_text()) if path.exists() else 0
 
 
 def nodes_with_memory() -> list[int]:

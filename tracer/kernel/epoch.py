@@ -8,9 +8,26 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Birth", "Drained", "Epoch", "FaultRows", "FlowRows", "decode"]
+from tracer.model.policy import MODE_FLAGS
 
-REGION, RANGE, EXEC, EXIT, FORK, FAULTS, FLOW = 1, 2, 3, 4, 5, 6, 7  # enum record_kind of bpf/log.h
+__all__ = ["Birth", "Drained", "Epoch", "FaultRows", "FlowRows", "PlacedRows", "PolicyCall", "decode", "policy_hash"]
+
+REGION, RANGE, EXEC, EXIT, FORK, FAULTS, FLOW, PLACED, CALL = 1, 2, 3, 4, 5, 6, 7, 8, 9  # enum record_kind, bpf/log.h
+REGION_PAGES = 512  # bits of RECORD_PLACED
+SEQUENCES = 1 << 12  # policy sequences begin again after so many
+CALLS = {237: "mbind", 238: "set_mempolicy", 450: "set_mempolicy_home_node"}  # syscall_64.tbl
+CALLED = np.dtype(  # struct called of bpf/log.h
+    [
+        ("time", np.uint64),
+        ("thread", np.uint32),
+        ("call", np.uint32),
+        ("sequence", np.uint32),
+        ("mode", np.uint32),
+        ("flags", np.uint32),
+        ("result", np.int32),
+        ("nodes", np.uint64, (4,)),
+    ]
+)
 COMM = 16  # TASK_COMM_LEN
 PAGE_SHIFT, REGION_PAGES_SHIFT = 12, 9
 
@@ -40,6 +57,54 @@ class FlowRows(NamedTuple):
     failed: Int64s
 
 
+class PlacedRows(NamedTuple):
+    """Pages that page faults put where they are. A row tells of one span, kind, sequence, policy and thread; there may
+    be several with the same.
+
+    address: where the span begins (of a 1 GiB page, where the page does). kind: a `tracer.model.events.Kind`: NEW,
+    HUGE, COW or MAJOR. sequence: how many traced calls had set policies of the target before the fault, modulo 4096; 0
+    without `Detail.calls`. policy: `policy_hash` of the thread's own policy before the fault. thread: its id. All
+    int64.
+    pages: bool, shape (rows, 512), by the page's place in its 2 MiB region: the page that faulted alone, though the
+    kernel may have mapped its neighbours along with it (a large folio, fault-around); all of them where it is a
+    transparent huge page; of a hugetlb page its first one, where it counts.
+    """
+
+    address: Int64s
+    kind: Int64s
+    sequence: Int64s
+    policy: Int64s
+    thread: Int64s
+    pages: npt.NDArray[np.bool_]
+
+
+class PolicyCall(NamedTuple):
+    """A system call that sets policies, traced as it returned.
+
+    time_ns: of CLOCK_MONOTONIC. thread: its id. call: `mbind`, `set_mempolicy` or `set_mempolicy_home_node`. start,
+    end: addresses, end excluded; both 0 for set_mempolicy. mode: without mode flags, and -1 for
+    set_mempolicy_home_node. flags: MPOL_F_ mode flags, and mbind's MPOL_MF_ flags, which have other bits. nodes: ids
+    as the caller gave them, below 256, which cpusets may have narrowed or mapped to others; the home node for
+    set_mempolicy_home_node. result: 0, or a negative errno. sequence: that of pages placed after the call, modulo 4096.
+    """
+
+    time_ns: int
+    thread: int
+    call: str
+    start: int
+    end: int
+    mode: int
+    flags: int
+    nodes: tuple[int, ...]
+    result: int
+    sequence: int
+
+
+def policy_hash(pointer: int) -> int:
+    """What `PlacedRows.policy` holds for the policy at this kernel address: 16 bits; 0 for address 0 and no other."""
+    return max(pointer * 0x9E3779B97F4A7C15 >> 48 & 0xFFFF, int(pointer != 0))
+
+
 def _no_regions() -> Int64s:
     return np.empty(0, np.int64)
 
@@ -50,7 +115,8 @@ class Drained:
 
     regions: numbers of the regions that were touched, int64, ascending. faults: page faults in each of them whose page
     was found, by the page's node id; int64, shape (len(regions), node ids); all 0 where they are told apart by kind.
-    ranges: [start, end) that a system call changed. fault_rows, flow_rows: parts in the order of the epochs.
+    ranges: [start, end) that a system call changed. fault_rows, flow_rows, placed: parts in the order of the epochs.
+    calls: those that set policies, in the order of time.
     """
 
     regions: Int64s = field(default_factory=_no_regions)
@@ -58,6 +124,8 @@ class Drained:
     ranges: list[tuple[int, int]] = field(default_factory=list)
     fault_rows: list[FaultRows] = field(default_factory=list)
     flow_rows: list[FlowRows] = field(default_factory=list)
+    placed: list[PlacedRows] = field(default_factory=list)
+    calls: list[PolicyCall] = field(default_factory=list)
 
     def absorb(self, more: Drained) -> None:
         """Add what happened in a later epoch."""
@@ -69,6 +137,8 @@ class Drained:
         self.ranges += more.ranges
         self.fault_rows += more.fault_rows
         self.flow_rows += more.flow_rows
+        self.placed += more.placed
+        self.calls += more.calls
 
 
 class Birth(NamedTuple):
@@ -135,6 +205,10 @@ def _drained(records: npt.NDArray[np.void], nodes: int) -> Drained:
     moved = records[kinds == FLOW]
     if len(moved):
         result.flow_rows.append(_flow_rows(moved))
+    placed = records[kinds == PLACED]
+    if len(placed):
+        result.placed.append(_placed_rows(placed))
+    result.calls = sorted(_policy_call(record) for record in records[kinds == CALL])
     return result
 
 
@@ -159,6 +233,37 @@ def _flow_rows(records: npt.NDArray[np.void]) -> FlowRows:
         value >> 32,
         records["touches"].astype(np.int64),
         records["unresolved"].astype(np.int64),
+    )
+
+
+def _placed_rows(records: npt.NDArray[np.void]) -> PlacedRows:
+    value = records["value"].astype(np.int64)
+    bitmap = np.ascontiguousarray(records["faults"][:, : REGION_PAGES // 32]).view(np.uint8)
+    return PlacedRows(
+        records["key"].astype(np.int64) << PAGE_SHIFT,
+        value & 0xF,
+        value >> 4 & (SEQUENCES - 1),
+        value >> 16 & 0xFFFF,
+        value >> 32 & 0xFFFFFFFF,
+        np.unpackbits(bitmap, axis=1, bitorder="little").astype(np.bool_),
+    )
+
+
+def _policy_call(record: np.void) -> PolicyCall:
+    called = np.frombuffer(record["faults"].tobytes(), CALLED, 1)[0]
+    call = CALLS[int(called["call"])]
+    mode = int(called["mode"])
+    return PolicyCall(
+        int(called["time"]),
+        int(called["thread"]),
+        call,
+        int(record["key"]),
+        int(record["value"]),
+        -1 if call == "set_mempolicy_home_node" else mode & ~MODE_FLAGS,
+        int(called["flags"]) | mode & MODE_FLAGS,
+        tuple(64 * i + bit for i, word in enumerate(called["nodes"].tolist()) for bit in range(64) if word >> bit & 1),
+        int(called["result"]),
+        int(called["sequence"]) & (SEQUENCES - 1),
     )
 
 

@@ -58,21 +58,34 @@ FLOWS = (("mm_migrate_pages_start", "migration_begins"), ("mm_migrate_pages", "m
 SCANS = ("scan_set", "scan_removed", "deal_set", "deal_removed")  # in the order of bpf/migrate.c
 FOLLOW_EXEC, FOLLOW_FORKS = 1, 2  # flags in the map `followed` of bpf/targets.h
 LOG_MEMORY = 64 << 20  # bytes for all logs together
+BITMAP_BINS = 16  # as many as hold a bit for each page of a region
 REMEMBERED = 4096  # slots per CPU that find a region's record again
 
 
 @dataclass(frozen=True, slots=True)
 class Detail:
     """What is counted beyond touched regions. flows: each page that migrates, with the reason. faults: by span, kind
-    and CPU; threads: by thread as well."""
+    and CPU; threads: by thread as well. policies: which pages were placed by which thread, under which policy of its
+    own."""
 
     flows: bool = False
     faults: bool = False
     threads: bool = False
+    policies: bool = False
 
-    def constants(self) -> dict[str, int]:
-        """The variants of bpf/log.h."""
-        return {"FLOWS": int(self.flows), "FAULTS": 2 if self.threads else int(self.faults)}
+    @property
+    def follows_faults(self) -> bool:
+        """Each fault is followed to its end: `Hooks.count_finished` has to be told of those that no other follows."""
+        return self.faults or self.threads or self.policies
+
+    def constants(self, bins: int) -> dict[str, int]:
+        """The variants of bpf/log.h. bins: how many of them the machine's nodes ask for."""
+        return {
+            "FLOWS": int(self.flows),
+            "FAULTS": 2 if self.threads else int(self.faults),
+            "POLICIES": int(self.policies),
+            "BINS": max(bins, BITMAP_BINS) if self.policies else bins,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +116,10 @@ class PreparedHooks:
         self.cpus = int(possible.replace("-", ",").split(",")[-1]) + 1
         self.detail = detail
         self.reasons = reason_names(btf) if detail.flows else ()
+        constants |= detail.constants(constants["BINS"])
         record_bytes = 32 + 4 * constants["BINS"]
         log = max(256, min(16384, LOG_MEMORY // (2 * record_bytes * self.cpus)))
         self.log = 1 << (log.bit_length() - 1)
-        constants |= detail.constants()
         constants |= {
             "CPUS": self.cpus,
             "LOG": self.log,
@@ -156,7 +169,7 @@ class Hooks:
         for slot in reversed(range(len(self._targets))):
             programs.push("free_slots", slot)
         self._admit, self._expel = programs.load("admit_target"), programs.load("expel_target")
-        if self.detail.faults:
+        if self.detail.follows_faults:
             self._settlement = programs.array("settlement")[0]
             self._settle = programs.load("settle_faults")
         for slot, function in enumerate(SCANS):
@@ -302,7 +315,7 @@ class Hooks:
             self._blocked_seen = int(self._control[0]["blocked"])
             self._blocked = {tid: _overtaken(tid, it) for tid, it in self._programs.items("blocked")}
             for tid in [tid for tid, (it, _) in self._blocked.items() if not self.alive(it.target)]:
-                if not self.detail.faults:  # else it is still to be counted, as a fault that left nothing
+                if not self.detail.follows_faults:  # else it is still to be counted, as a fault that left nothing
                     self.forget(tid)
         for it, _ in self._blocked.values():
             found.setdefault(it.target, []).append(it)
@@ -314,7 +327,7 @@ class Hooks:
         self._programs.delete("blocked", thread)
 
     def count_finished(self, it: Pending, gone: bool, majors: int | None) -> None:
-        """Count a pending fault (with `Detail.faults`), if it is over and no program has done so meanwhile.
+        """Count a pending fault (with `Detail.follows_faults`), if it is over and no program has done so meanwhile.
 
         gone: its thread has ended. majors: the thread's present count of major faults, None where it is not known.
         """

@@ -44,6 +44,7 @@ class Options:
 class Machinery:
     """Loaded programs and readers. tables and hooks are None when the session has to poll without BPF.
 
+    counts_by_ilx: how this kernel numbers pages for interleaving; see `tracer.model.rule.Backing`.
     notes: gets a line for everything that `auto` could not have. Raises NumatraceError for a named choice that fails.
     """
 
@@ -52,6 +53,7 @@ class Machinery:
         self.topology: Topology = read_topology()
         self.tables: PageTables | None = None
         self.hooks: Hooks | None = None
+        self.counts_by_ilx = False
         self._frames: PagemapReader | None = None
         self.reader = self._choose()
 
@@ -98,7 +100,8 @@ class Machinery:
         btf = Btf()
         tables = Prepared(btf, self.topology)
         options = self.options
-        detail = Detail(options.flows, options.faults or options.threads, options.threads)
+        self.counts_by_ilx = btf.arguments("vm_operations_struct.get_policy") == 3
+        detail = Detail(options.flows, options.faults or options.threads, options.threads, options.policies)
         hooks = PreparedHooks(btf, self.topology, tables, detail)
         try:
             self.tables = PageTables(tables)
