@@ -175,17 +175,19 @@ def _normal(shares: Float64s) -> Float64s:
     return normal
 
 
-def apportion(shares: Float64s, total: int) -> Int64s:
+def apportion(shares: Float64s, total: int, actual: Int64s | None = None) -> Int64s:
     """`total` pages in these shares, as whole pages that sum to it: int64 of the shape of `shares`.
 
     By largest remainder (Hamilton): each is rounded down, and what is left goes one each to those that lost most; of
-    equals to the first.
+    equals to the one that has more pages beyond its share already (`actual`, where it is given), then to the first.
+    With `actual` five pages on four nodes are as even as can be, whichever node has two.
     """
     exact = shares * total
     pages = np.floor(exact).astype(np.int64)
     left = total - int(pages.sum())
     # Stable, so that equals are in their order; rounded, so that 1/3 of three nodes are equals.
-    most = np.argsort(-np.round(exact - pages, 9), kind="stable")
+    lost = np.round(exact - pages, 9)
+    most = np.lexsort((pages - actual if actual is not None else np.zeros(len(pages)), -lost))
     np.add.at(pages, most[np.arange(left) % len(shares)], 1)
     return pages
 
