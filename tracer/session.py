@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ from tracer.session_events import Attribution
 from tracer.session_process import Dresser, Process
 from tracer.session_roster import Roster
 from tracer.session_settle import Budget, Settler
+
+if TYPE_CHECKING:
+    from tracer.session_policy import Machine
 
 __all__ = ["Options", "Selection", "Session", "TargetGone"]
 
@@ -69,6 +72,7 @@ class Session:
         self._ended: list[Snapshot] = []
         self._strangers: dict[int, _Stranger] = {}
         self._over = False
+        self._machine: Machine | None = None
 
     # --- life ---
 
@@ -82,6 +86,10 @@ class Session:
         self._roster = Roster(self.selection, machinery, self._budget, self._progress)
         self._roster.begin(self._held)
         self._migrations = hooks.migrations() if hooks else None
+        if self.options.policies and hooks is not None:
+            from tracer.session_policy import Machine
+
+            self._machine = Machine(self._dresser.node_ids)
         self._say_what_is_missed()
         for process in self._roster:
             if isinstance(process.work, Settler):
@@ -109,6 +117,9 @@ class Session:
         if self._roster is not None:
             self._roster.close()
             self._roster = None
+        if self._machine is not None:
+            self._machine.close()
+            self._machine = None
         if self._machinery is not None:
             self._machinery.close()
             self._machinery = None
@@ -239,6 +250,8 @@ class Session:
     def _refresh_targets(self, hooks: Hooks) -> list[Snapshot]:
         assert self._roster is not None
         self._budget.begin()
+        if self._machine is not None:
+            self._machine.refresh()
         token, pending = hooks.token(), hooks.pending()
         settlers = [process.work for process in self._roster if isinstance(process.work, Settler)]
         for settler in settlers:
@@ -276,6 +289,7 @@ class Session:
         try:
             if hooks.alive(work.number) and not self._roster.exited(process):
                 process.state = work.work(drained)
+                self._look_at_policies(process, work, drained)
                 return self._dresser.snapshot(process, drained, began)
         except NumatraceError:
             if hooks.alive(work.number) and not self._roster.exited(process):
@@ -287,6 +301,16 @@ class Session:
             words.absorb(self._last_words(work.number))
             self._bury(process, words, only_its_memory=not self._roster.exited(process))
         return None
+
+    def _look_at_policies(self, process: Process, work: Settler, drained: Drained | None) -> None:
+        if self._machine is None:
+            return
+        assert self._machinery is not None
+        if process.watch is None:
+            from tracer.session_policy import PolicyWatch
+
+            process.watch = PolicyWatch(self._machinery, self._machine, work, self._attribution, process.born)
+        process.policies = process.watch.look(drained)
 
     def _bury(self, process: Process, drained: Drained | None, only_its_memory: bool = False) -> None:
         """An address space has come to its end: keep its last snapshot. The process may live on with another one."""

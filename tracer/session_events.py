@@ -33,13 +33,17 @@ class Attribution:
         tiers = memory_tiers()
         self._tier = np.array([tiers.get(node, 0) for node in range(self._nodes)], np.int64)
 
-    def flows(self, drained: Drained, vma_rows: Rows) -> Flows:
-        """One row per (VMA, source, destination, reason)."""
+    def moves(self, drained: Drained) -> FlowRows:
+        """Migrations as the records have them, by span, with nodes that are known, else -1, and reasons told apart."""
         parts = drained.flow_rows
         columns = [np.concatenate([getattr(p, name) for p in parts]) if parts else _none() for name in FlowRows._fields]
         address, source, destination, reason, pages, failed = columns
         source, destination = self._known(source), self._known(destination)
-        reason = self._told_apart(source, destination, reason)
+        return FlowRows(address, source, destination, self._told_apart(source, destination, reason), pages, failed)
+
+    def flows(self, drained: Drained, vma_rows: Rows) -> Flows:
+        """One row per (VMA, source, destination, reason)."""
+        address, source, destination, reason, pages, failed = self.moves(drained)
         keys, sums = _summed((vma_rows(address), source, destination, reason), (pages, failed))
         return Flows(self.reasons, *keys, *sums)
 

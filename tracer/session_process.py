@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from tracer.kernel.machinery import Machinery
 from tracer.kernel.processes import namespace_pid
 from tracer.kernel.procfs import TargetGone
 from tracer.kernel.spelling import probe_spelling
+from tracer.model.policies import Policies
 from tracer.model.policy import DEFAULT, F_NUMA_BALANCING, Policy, Spelling
 from tracer.model.snapshot import Refresh, Regions, Snapshot, Trust
 from tracer.model.state import State
@@ -24,6 +26,9 @@ from tracer.model.vma import Vma
 from tracer.session_events import Attribution
 from tracer.session_poll import Poller
 from tracer.session_settle import Settler
+
+if TYPE_CHECKING:
+    from tracer.session_policy import PolicyWatch
 
 __all__ = ["Dresser", "Process"]
 
@@ -41,6 +46,8 @@ class Process:
     """A process held by its pidfd, so that a PID used again is never mistaken for it.
 
     work: what keeps its counters, None while it has no address space that is traced (between two programs).
+    born: its address space was seen to come from a fork. watch: of its policies, where they are wanted; policies: what
+    it found at the last look.
     """
 
     def __init__(self, pid: int) -> None:
@@ -55,6 +62,9 @@ class Process:
         self.namespace_pid = pid
         self.printed: _Printed | None = None
         self.regions: tuple[Regions, Regions] | None = None
+        self.born = False
+        self.watch: PolicyWatch | None = None
+        self.policies: Policies | None = None
 
     def name(self) -> None:
         """Look its name and its PID in a container up. Nothing changes when it is gone."""
@@ -69,6 +79,7 @@ class Process:
         if self.work is not None:
             self.work.close()
         self.work, self.state, self.printed, self.regions = None, None, None, None
+        self.watch, self.policies, self.born = None, None, False
 
     def close(self) -> None:
         """Let go of it."""
@@ -118,7 +129,15 @@ class Dresser:
             flows=self._attribution.flows(mine, rows) if self._options.flows else None,
             faults=self._attribution.faults(mine, rows) if self._options.faults or self._options.threads else None,
             regions=self._regions(process, shown.regions),
+            policies=self._policies(process, last),
         )
+
+    @staticmethod
+    def _policies(process: Process, last: bool) -> Policies | None:
+        """As last found; of an address space that has ended without the changes, which were shown already."""
+        if not last or process.policies is None or not process.policies.changes:
+            return process.policies
+        return replace(process.policies, changes=())
 
     def _regions(self, process: Process, regions: Regions | None) -> Regions | None:
         """Only the nodes with memory; the same object as long as the counts are the same."""

@@ -166,7 +166,7 @@ class Roster:
                 if pagemap is None:
                     return False
                 process.drop_work()
-                process.comm = birth.comm
+                process.comm, process.born = birth.comm, birth.forked
                 undo.callback(pagemap.close)
                 self._work(process, pagemap, birth.mm, birth.number)
             except TargetGone:

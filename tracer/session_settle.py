@@ -25,7 +25,7 @@ from tracer.kernel.numa_maps import read_numa_maps
 from tracer.kernel.pagemap import Pagemap
 from tracer.kernel.procfs import major_faults, resident_pages
 from tracer.kernel.walk import Survey
-from tracer.model.policy import DEFAULT
+from tracer.model.policy import DEFAULT, Policy
 from tracer.model.snapshot import Details, Regions, Trust
 from tracer.model.spans import RESTLESS, SpanTable, VmaList
 from tracer.model.state import State
@@ -446,7 +446,9 @@ class Settler:
         )
         totals = self._table.totals.copy()
         layout = self.layout
-        return State(layout.vmas, layout.own_policy, self.task_policy, totals, trust, self._regions_read, self._regions())
+        return State(
+            layout.vmas, layout.own_policy, self.task_policy, totals, trust, self._regions_read, self._regions()
+        )
 
     def _regions(self) -> Regions | None:
         """The counts of each region, where they are asked for: the same object as long as they are the same."""

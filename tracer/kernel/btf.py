@@ -117,7 +117,8 @@ class Btf:
         return dict(self._enumerators(enum))
 
     def arguments(self, function_type: str) -> int | None:
-        """Arguments of the function that a typedef points to (`btf_trace_<event>`, with the context pointer)."""
+        """Arguments of the function that a typedef points to (`btf_trace_<event>`, with the context pointer), or a
+        member of a struct does (`struct.member`)."""
         return self._ask(f"args {function_type}", lambda: self._count_arguments(function_type))
 
     def _ask(self, question: str, find: object) -> int | None:
@@ -206,7 +207,11 @@ class Btf:
             yield libbpf().btf__name_by_offset(self._handle, name_off).decode(), value
 
     def _count_arguments(self, name: str) -> int | None:
-        number = self._id(name, KIND_TYPEDEF)
+        struct_name, _, member = name.partition(".")
+        number = self._id(struct_name, KIND_STRUCT) if member else self._id(name, KIND_TYPEDEF)
+        if number is not None and member:
+            found_member = self._member(number, member.encode())
+            number = found_member[1] if found_member else None
         if number is None:
             return None
         kind, found, _ = self._type(number)
