@@ -456,20 +456,12 @@ class PageLedger:
         row, page = np.nonzero(wrong)
         if not len(row):
             return
-        columns = [
-            row,
-            area[row, page],
-            origin[row, page],
-            node[row, page],
-            expected[row, page],
-            flags[row, page] & FILE,
-        ]
-        columns.append(self._fits_old_weights(area, flags, origin, node, wrong, addresses)[row, page])
-        table = np.column_stack([column.astype(np.int64) for column in columns])
+        fitting = self._fits_old_weights(area, flags, origin, node, wrong, addresses)
+        columns: tuple[npt.NDArray[Any], ...] = (area, origin, node, expected, flags & FILE, fitting)
+        table = np.column_stack((row, *(column[row, page] for column in columns))).astype(np.int64)
         groups, counts = np.unique(table, axis=0, return_counts=True)
-        for (at, index, number, where, should, cached, fits), pages in zip(
-            groups.tolist(), counts.tolist(), strict=True
-        ):
+        for group, pages in zip(groups.tolist(), counts.tolist(), strict=True):
+            at, index, number, where, should, cached, fits = group
             of = self._areas[index]
             key = self._key(of, self._origins[number], where, should, bool(cached), bool(fits))
             blamed = Sums.zero(self._nodes)
