@@ -40,13 +40,22 @@ _HELP = (
     ("regions", "aligned 2 MiB of addresses; a cell of the strip is one of them, or 2, 4, 8 ..."),
     ("first touch", "pages that faults placed, by node of the CPU (rows) and node of the page (columns)"),
 )
+_EXPECTED_OF_USABLE = (
+    "the share of pages that the policy gives a node that it can use; `by touch`, `within`, `preferred`: the CPU that "
+    "touches a page first decides, `by weight`: weights that are not known"
+)
 _HELP_JUDGED = (
     *_HELP[:5],
-    ("w", "all about the verdict and its causes, where there is no room for it; arrows scroll; w again: back"),
-    *_HELP[5:],
-    ("verdict", "whether the pages lie as the policy promises: as far as chance, huge pages and its nodes let them"),
-    ("elsewhere, because", "pages on another node than the policy gives them, each with one cause; → what helps"),
+    ("w", "all about the verdict, which arrows scroll; w again: back"),
+    *_HELP[5:8],
+    ("expected", _EXPECTED_OF_USABLE),
+    ("difference", "pages more or fewer than that; the mark in the bar"),
+    ("verdict", "whether pages lie as promised, but for what is chance"),
+    ("because", "pages elsewhere than promised, by cause; → what helps"),
+    ("regions", "a cell of the strip is 2 MiB of addresses, or 4, 8 ..."),
+    ("first touch", "pages, by node of the CPU (rows) and of the page"),
 )
+"""With verdicts there is more to say, in as many lines."""
 
 
 class VmaScreen(SheetScreen):

@@ -12,7 +12,7 @@ from tracer.live.sheet import Ink, Line, plain
 from tracer.live.verdicts import Verdicts
 from tracer.live.why import verdict_style
 from tracer.model.policies import Policies, PolicyChange, Pressure, TaskPolicy
-from tracer.model.policy import Policy, Spelling, format_nodes
+from tracer.model.policy import Mode, Policy, Spelling, format_nodes
 from tracer.model.snapshot import Snapshot
 from tracer.model.verdict import Finding, Summary, Verdict, summary
 
@@ -95,9 +95,11 @@ def _target(shot: Snapshot, width: int, ink: Ink) -> list[Line]:
 
 
 def _weights(policies: Policies, shot: Snapshot) -> str:
-    if policies.weights is None:
+    """Where there is a policy that they matter to."""
+    ours = [vma.policy for vma in shot.vmas] + [thread.policy for thread in policies.threads]
+    if policies.weights is None or not any(policy.mode == Mode.WEIGHTED_INTERLEAVE for policy in ours):
         return ""
-    return ", weights " + " ".join(f"N{node}:{w}" for node, w in zip(shot.node_ids, policies.weights, strict=True))
+    return ", weights " + " ".join(f"N{node}={w}" for node, w in zip(shot.node_ids, policies.weights, strict=True))
 
 
 def _by_policy(threads: Sequence[TaskPolicy]) -> list[tuple[Policy, list[TaskPolicy]]]:

@@ -23,18 +23,22 @@ _LEFT = _NODE + _PAGES + _SHARE + _EXPECTED + _DIFFERENCE
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """What is shown. pages: of the VMA, one number for each of `node_ids`. page_kb: how large they are."""
+    """What is shown. pages: of the VMA, one number for each of `node_ids`. page_kb: how large they are. found: pages
+    more than promised, by node, where a verdict has them; otherwise they are found out here."""
 
     policy: Policy
     expected: Expectation
     node_ids: Sequence[int]
     pages: Sequence[int]
     page_kb: int
+    found: Sequence[int] | None = None
 
     @property
     def differences(self) -> list[int | None]:
         """Pages more (or fewer) than promised, by node; None where nothing is promised about it."""
         shares = self.expected.shares
+        if shares is not None and self.found is not None:
+            return list(self.found)
         if shares is not None:
             promised = apportion(shares, sum(self.pages)).tolist()
             return [has - should for has, should in zip(self.pages, promised, strict=True)]

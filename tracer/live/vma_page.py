@@ -14,7 +14,7 @@ from tracer.live.shares import Shares, share_lines
 from tracer.live.sheet import Ink, Line, beside, plain
 from tracer.live.strip import Frame, View, Window, draw
 from tracer.live.subject import Found
-from tracer.live.why import cut, usable_words, why_lines
+from tracer.live.why import cut, short_lines, usable_words, why_lines
 from tracer.model.accumulate import FlowRow
 from tracer.model.placement import Expectation, FirstTouch, expectation
 from tracer.model.verdict import Finding
@@ -25,6 +25,8 @@ __all__ = ["Facts", "Page", "page", "why_page"]
 _SIDE_BY_SIDE = 76
 """From this width on, flows and first touch stand next to each other."""
 _FLOWS_WIDTH = 44
+_LEAST_STRIP = 4
+"""Lines of the strip that a long verdict leaves it, with what stands around it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,12 @@ def page(facts: Facts, view: View, unit: Unit, width: int, height: int, ink: Ink
     found = facts.found
     top = _top(facts, unit, width, height, ink)
     room = max(height - len(top), 0)
-    verdict = _verdict(facts, width, ink)
-    verdict = cut(verdict, 0, min(len(verdict), max(room // 2, 2)), "w: all", ink)
-    room = max(room - len(verdict), 0)
     below = _happened_height(facts, width)
+    others = below + (_LEAST_STRIP if found.snapshot.regions is not None else 1)
+    verdict: list[Line] = []
+    if facts.finding is not None:
+        verdict = short_lines(facts.finding, width, max(room // 2, room - others, 2), ink)
+    room = max(room - len(verdict), 0)
     strip_room = max(room - below, room // 2) if found.snapshot.regions is not None else min(room, 1)
     frame = Frame(width, max(1, strip_room - 2))
     strip = _strip(found, view, frame, width, ink)[:strip_room]
@@ -74,7 +78,9 @@ def why_page(facts: Facts, first: int, unit: Unit, width: int, height: int, ink:
     """At most `height` lines about the verdict alone, from line `first` of what is said about it on; and the last line
     that it makes sense to begin with."""
     top = _top(facts, unit, width, height, ink)
-    lines = _verdict(facts, width, ink) or [[plain("no verdict: it has no pages", ink.dim)]]
+    lines: list[Line] = [[plain("no verdict: it has no pages", ink.dim)]]
+    if facts.finding is not None:
+        lines = why_lines(facts.finding, width, ink)
     room = max(height - len(top), 1)
     last = max(len(lines) - room, 0)
     return [*top, *cut(lines, min(first, last), room, "down", ink)][:height], last
@@ -83,19 +89,16 @@ def why_page(facts: Facts, first: int, unit: Unit, width: int, height: int, ink:
 def _top(facts: Facts, unit: Unit, width: int, height: int, ink: Ink) -> list[Line]:
     """What it is, its policy, and what lies on each node."""
     found = facts.found
-    expected = expectation(found.vma.policy, found.snapshot.node_ids)
+    expected, differences = expectation(found.vma.policy, found.snapshot.node_ids), None
     if facts.finding is not None:
         finding = facts.finding
         expected = Expectation(finding.promise, finding.usable, finding.shares, expected.whole)
+        differences = finding.difference.tolist()
     head = [*_title(facts, width, ink), *_policy(facts, expected, width)]
     room = max(height - len(head), 0)
-    shares = Shares(found.vma.policy, expected, found.snapshot.node_ids, found.pages, found.vma.page_kb)
+    shares = Shares(found.vma.policy, expected, found.snapshot.node_ids, found.pages, found.vma.page_kb, differences)
     lines = share_lines(shares, unit, width, min(1 + len(shares.node_ids), max(2, room * 2 // 5)), ink)
     return [*head, *lines]
-
-
-def _verdict(facts: Facts, width: int, ink: Ink) -> list[Line]:
-    return why_lines(facts.finding, width, ink) if facts.finding is not None else []
 
 
 def _title(facts: Facts, width: int, ink: Ink) -> list[Line]:

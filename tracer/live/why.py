@@ -13,12 +13,11 @@ from tracer.model.policies import Policies
 from tracer.model.policy import format_nodes
 from tracer.model.verdict import CauseCount, Finding, Verdict
 from tracer.render.causes import explain, remedy
+from tracer.render.policy_words import by_node
 
-__all__ = ["cut", "usable_words", "verdict_style", "why_lines"]
+__all__ = ["cut", "short_lines", "usable_words", "verdict_style", "why_lines"]
 
 _COUNT = 9
-_MOST_NODES = 4
-"""Nodes of a cause that are told one by one."""
 
 
 def verdict_style(verdict: Verdict, ink: Ink) -> Style:
@@ -37,34 +36,48 @@ def usable_words(finding: Finding, policies: Policies) -> str:
 
 def why_lines(finding: Finding, width: int, ink: Ink) -> list[Line]:
     """As many lines as it takes."""
-    word = finding.verdict.value
-    text = textwrap.wrap(f"{word}: {safe(finding.why)}", max(width, 20)) or [word]
-    first = text[0]
-    lines: list[Line] = [[plain(first[: len(word)], verdict_style(finding.verdict, ink)), plain(first[len(word) :])]]
-    lines += [[plain(line)] for line in text[1:]]
+    lines = _said(finding, width, ink)
     if finding.causes:
-        lines.append([plain(fit(f"{'pages':>{_COUNT - 1}} elsewhere, because", width), ink.dim)])
+        lines.append(_heading(width, ink))
     for cause in finding.causes:
         lines += _cause(cause, width, ink)
     return lines
 
 
+def short_lines(finding: Finding, width: int, height: int, ink: Ink) -> list[Line]:
+    """At most `height` lines. Where there is no room for all: a line for each cause, without remedies."""
+    lines = why_lines(finding, width, ink)
+    if len(lines) <= height:
+        return lines
+    heading = f"{'pages':>{_COUNT - 1}} elsewhere, because (w: all of it, and what helps)"
+    lines = [*_said(finding, width, ink), [plain(fit(heading, width), ink.dim)]]
+    for cause in finding.causes:
+        text = fit(f"{safe(explain(cause.cause, cause.reason))} ({by_node(cause.nodes)})", width - _COUNT)
+        lines.append([plain(f"{count_text(cause.pages):>{_COUNT - 1}} ", ink.bold), plain(text)])
+    return cut(lines, 0, height, "w: all", ink)
+
+
+def _said(finding: Finding, width: int, ink: Ink) -> list[Line]:
+    """The verdict, and what it rests on."""
+    word = finding.verdict.value
+    text = textwrap.wrap(f"{word}: {safe(finding.why)}", max(width, 20))
+    first: Line = [plain(text[0][: len(word)], verdict_style(finding.verdict, ink)), plain(text[0][len(word) :])]
+    return [first, *([plain(line)] for line in text[1:])]
+
+
+def _heading(width: int, ink: Ink) -> Line:
+    return [plain(fit(f"{'pages':>{_COUNT - 1}} elsewhere, because", width), ink.dim)]
+
+
 def _cause(cause: CauseCount, width: int, ink: Ink) -> list[Line]:
     room = max(width - _COUNT, 20)
-    said = textwrap.wrap(f"{safe(explain(cause.cause, cause.reason))} ({_where(cause)})", room)
+    said = textwrap.wrap(f"{safe(explain(cause.cause, cause.reason))} ({by_node(cause.nodes)})", room)
     lines: list[Line] = [[plain(f"{count_text(cause.pages):>{_COUNT - 1}} ", ink.bold), plain(said[0])]]
     lines += [[plain(" " * _COUNT + line)] for line in said[1:]]
     if advice := remedy(cause.cause, cause.reason):
         wrapped = textwrap.wrap(f"→ {safe(advice)}", room, subsequent_indent="  ")
         lines += [[plain(" " * _COUNT + line, ink.dim)] for line in wrapped]
     return lines
-
-
-def _where(cause: CauseCount) -> str:
-    nodes = sorted(cause.nodes.items(), key=lambda item: (-item[1], item[0]))
-    told = ", ".join(f"N{node} {count_text(pages)}" for node, pages in nodes[:_MOST_NODES])
-    more = len(nodes) - _MOST_NODES
-    return f"on {told}" + (f" and {more} more nodes" if more > 0 else "")
 
 
 def cut(lines: Sequence[Line], top: int, height: int, how: str, ink: Ink) -> list[Line]:

@@ -17,6 +17,7 @@ from tracer.model.policy import DEFAULT, Policy, Spelling
 from tracer.record.schema import node_column
 from tracer.record.words import policy_from
 from tracer.report.history import Area, Doubts, FlowSum, History, Target
+from tracer.report.rulings import rulings
 from tracer.report.steps import ENDED, UNMAPPED, Columns, Moment, StepRows, Steps
 from tracer.report.table import Rows
 
@@ -81,7 +82,9 @@ def gather(
         progress("reading the recording", until - first, last - first + 1)
         step = max(1, min(8 * step, step * _ROWS_AT_ONCE // max(count, 1)))
         at = until + 1
-    return gatherer.finished()
+    history = gatherer.finished()
+    history.rulings = rulings(recording, first, last, history, progress)
+    return history
 
 
 def _columns(recording: Recording, first: int, last: int) -> Columns:

@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from tracer.model.events import Kind
 from tracer.model.policy import Policy
+from tracer.model.snapshot import Snapshot
 from tracer.record.schema import Info
 from tracer.report.steps import Bookings, Columns, Steps
 
-__all__ = ["Area", "Doubts", "FlowSum", "History", "Target"]
+__all__ = ["Area", "Doubts", "FlowSum", "History", "PolicyChange", "Rulings", "Target"]
 
 Int64s = npt.NDArray[np.int64]
 
@@ -62,6 +63,34 @@ class FlowSum:
     kib: int
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyChange:
+    """As in `tracer.model.policies`, but with the target that it was in, and policies as the kernel prints them, empty
+    where there was none. All words are foreign."""
+
+    time: datetime
+    exact: bool
+    pid: int
+    comm: str
+    thread: int
+    start: int
+    end: int
+    old: str
+    new: str
+    call: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rulings:
+    """What policies there are. shots: the largest targets as last seen, with their policies. targets: how many there
+    are in all. changes: the last ones, in order of time; count: how many there were."""
+
+    shots: list[Snapshot]
+    targets: int
+    changes: list[PolicyChange]
+    count: int
+
+
 @dataclass(slots=True)
 class Doubts:
     """How far the recording can be believed, and what it cost.
@@ -89,6 +118,7 @@ class History:
     steps: the VMAs; areas: what each is, by key. spans: the counts of regions, None where they were not recorded.
     flows, machine: by (source, destination, reason), and of the whole machine by reason: pages moved and failed.
     touch: KiB that faults placed, by (node of the CPU, node of the page). faults: how many, by kind.
+    rulings: None where policies were not recorded.
     first_rows: how many rows the first sample had. moved: KiB by (VMA, source, destination). touched: faults by VMA.
     """
 
@@ -108,6 +138,7 @@ class History:
     faults: dict[Kind, int] = field(default_factory=dict)
     moved: dict[tuple[int, int, int], int] = field(default_factory=dict)
     touched: dict[int, int] = field(default_factory=dict)
+    rulings: Rulings | None = None
     first_rows: int = 0
     _bookings: Bookings | None = None
 

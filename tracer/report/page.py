@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from tracer import __version__
 from tracer.render.palette import node_colour
 from tracer.render.timestamp import timestamp
-from tracer.report import flows, heatmap, tables, totals, touch
+from tracer.report import flows, heatmap, policies, tables, totals, touch
 from tracer.report.figure import png, svg
 from tracer.report.history import History
 from tracer.report.words import amount, count, duration, shortened, shown
@@ -110,6 +110,7 @@ def page(history: History, title: str, progress: Progress) -> str:
         machine_rows=tables.machine_rows(history),
         faults=tables.faults(history),
         policies=tables.policy_rows(history),
+        ruled=policies.told(history.rulings, history.node_ids),
         asked={"flows": history.info.flows, "faults": history.info.faults, "regions": history.spans is not None},
         targets=len(history.targets),
         shown_targets={"totals": totals.TARGETS, "heatmap": heatmap.TARGETS},

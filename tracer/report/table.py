@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,15 @@ class Rows:
         structs = column.flatten()
         names: Sequence[str] = [field.name for field in structs.type]
         return rows, {name: _plain(field) for name, field in zip(names, structs.flatten(), strict=True)}
+
+    def listed(self, name: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """The rows that have a list there, each with its structs as Python's objects: for what is rare."""
+        if name not in self._names:
+            return
+        column = self._table.column(name).combine_chunks()
+        lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        for row in np.flatnonzero(lengths).tolist():
+            yield row, column[row].as_py()
 
 
 def _plain(array: Any) -> npt.NDArray[Any]:
