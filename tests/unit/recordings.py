@@ -9,21 +9,28 @@ from datetime import timedelta
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.unit.snapshots import REASONS
 from tracer.model.events import Faults, Flows
+from tracer.model.policies import Misplaced, Policies, Pressure, TaskPolicy
+from tracer.model.policy import DEFAULT
 from tracer.model.sample import Sample
+from tracer.model.snapshot import Snapshot
+from tracer.model.vma import Kind
 from tracer.record.rows import RowMaker
 from tracer.record.schema import Info, arrow_schema
 
-__all__ = ["differences", "info_of", "spaced", "write_recording"]
+__all__ = ["differences", "info_of", "misplaced", "pressure", "spaced", "with_policies", "write_recording"]
 
 
 def info_of(samples: Sequence[Sample], complete: bool = True) -> Info:
     """What a recorder would say of these samples: everything that any of them carries was asked for."""
     shots = [shot for sample in samples for shot in (*sample.ended, *sample.snapshots)]
     reasons = [sample.reasons for sample in samples] + [shot.flows.reasons for shot in shots if shot.flows is not None]
+    reasons += [shot.policies.misplaced.reasons for shot in shots if shot.policies is not None]
     return Info(
         host="testhost",
         kernel="6.12.0-test",
@@ -36,10 +43,55 @@ def info_of(samples: Sequence[Sample], complete: bool = True) -> Info:
         flows=any(shot.flows is not None for shot in shots) or any(it.migrated is not None for it in samples),
         faults=any(shot.faults is not None for shot in shots),
         regions=any(shot.regions is not None for shot in shots),
+        policies=any(shot.policies is not None for shot in shots),
         started=samples[0].time.isoformat() if samples else "",
         complete=complete,
         ended_by="target exited" if complete else "",
     )
+
+
+def misplaced(rows: Sequence[Sequence[int]] = (), reasons: tuple[str, ...] = REASONS) -> Misplaced:
+    """One row each: row of the VMA, node, expected, cause, index into `reasons` or -1, pages; put in their order."""
+    return Misplaced(reasons, *np.array(sorted(map(tuple, rows)), dtype=np.int64).reshape(len(rows), 6).T)
+
+
+def pressure(rows: Sequence[Sequence[int]]) -> Pressure:
+    """One row for each node: foreign, free, low, high."""
+    return Pressure(*np.array(rows, dtype=np.int64).reshape(len(rows), 4).T)
+
+
+def with_policies(shot: Snapshot, elsewhere: Sequence[Sequence[int]] = (), **fields: Any) -> Snapshot:
+    """The same with policies. elsewhere: the rows of `misplaced`; fields: as in `Policies`, where they are not these:
+
+    a VMA has the policy that it shows as its own, unless that is the default one; it governs where it is no file;
+    every page that is not elsewhere lies where the rule has it; each page was one decision; there is one thread, with
+    the default policy; all nodes are allowed, equal and far from full.
+    """
+    wrong = misplaced(elsewhere)
+    own = np.array([vma.policy != DEFAULT for vma in shot.vmas], np.bool_)
+    nodes = len(shot.node_ids)
+    given: dict[str, Any] = {
+        "own": own,
+        "governed": np.array([vma.kind is not Kind.FILE for vma in shot.vmas], np.bool_),
+        "allowed": shot.node_ids,
+        "weights": (1,) * nodes,
+        "threads": (TaskPolicy(shot.pid, shot.comm, DEFAULT),),
+        "changes": (),
+        "rule": np.where(own[:, None], _rule(shot, wrong), 0),
+        "units": shot.pages.sum(axis=1).astype(np.float64),
+        "huge": np.zeros(len(shot.vmas), np.int64),
+        "misplaced": wrong,
+        "pressure": pressure([(0, 100_000, 1_000, 2_000)] * nodes),
+    }
+    return replace(shot, policies=Policies(**given | fields))
+
+
+def _rule(shot: Snapshot, wrong: Misplaced) -> npt.NDArray[np.int64]:
+    """The pages, with those that are elsewhere where they should be; where that is several nodes, on the first."""
+    rule = shot.pages.copy()
+    np.subtract.at(rule, (wrong.vma, np.searchsorted(shot.node_ids, wrong.node)), wrong.pages)
+    np.add.at(rule, (wrong.vma, np.searchsorted(shot.node_ids, wrong.expected)), wrong.pages)
+    return rule
 
 
 def spaced(samples: Iterable[Sample], seconds: float = 1.0) -> list[Sample]:

@@ -15,9 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.recordings import differences, spaced, write_recording
+from tests.unit.recordings import differences, misplaced, pressure, spaced, write_recording
 from tests.unit.snapshots import REASONS, TIME, details, faults, flows, policies, regions, sample, snapshot, vma
+from tracer.model.cause import Cause
 from tracer.model.events import Kind
+from tracer.model.policies import Policies, PolicyChange, TaskPolicy
 from tracer.model.policy import F_NUMA_BALANCING, Mode, Policy, Spelling
 from tracer.model.sample import Sample
 from tracer.model.snapshot import Refresh, Snapshot, Trust
@@ -104,12 +106,64 @@ def targets(draw: st.DrawFn, pid: int, info: Info, before: Snapshot | None) -> S
         if info.faults
         else None,
         regions=_maybe(draw, info.regions, lambda: _regions(draw, nodes)),
+        policies=_maybe(draw, info.policies, lambda: _policies(draw, shot, before)),
     )
 
 
 def _maybe(draw: st.DrawFn, wanted: bool, make: Any) -> Any:
     """Mostly there, where it was asked for: the last look at a target may come without."""
     return make() if wanted and draw(st.integers(0, 4)) else None
+
+
+THREADS = st.builds(TaskPolicy, st.integers(0, 2**31 - 1), st.sampled_from((b"", b"a", b"\xffb")), FEW_POLICIES)
+CHANGES = st.builds(
+    PolicyChange,
+    st.sampled_from((TIME, TIME + timedelta(microseconds=1), TIME - timedelta(days=9000))),
+    st.booleans(),
+    st.sampled_from((0, 7)),
+    st.sampled_from((0, 0x1000, 0xFFFFFFFFFF600000)),
+    st.sampled_from((0, 2**64 - 4096)),
+    st.none() | FEW_POLICIES,
+    st.none() | FEW_POLICIES,
+    st.sampled_from(("", "mbind")),
+)
+
+
+def _policies(draw: st.DrawFn, shot: Snapshot, before: Snapshot | None) -> Policies:
+    """Some of which are those of the snapshot before, where there are as many VMAs."""
+    nodes, vmas = len(shot.node_ids), len(shot.vmas)
+    old = before.policies if before is not None else None
+    if old is not None and len(old.own) == vmas and draw(st.booleans()):
+        if draw(st.booleans()):
+            return old
+        rows = [draw(MISPLACED) for _ in range(draw(st.integers(0, 3)) if vmas else 0)]
+        wrong = misplaced(list({(row % vmas, *rest): 1 for row, *rest in rows}))
+        return replace(old, changes=tuple(draw(st.lists(CHANGES, max_size=2))), misplaced=wrong)
+    bools, counts, amounts = (lambda: draw(st.booleans())), (lambda: draw(NUMBERS)), (lambda: draw(st.floats(0, 1e9)))
+    return Policies(
+        own=np.array([bools() for _ in shot.vmas], np.bool_),
+        governed=np.array([bools() for _ in shot.vmas], np.bool_),
+        allowed=tuple(draw(st.sampled_from(((), (0,), (0, 1, 2, 5))))),
+        weights=draw(st.none() | st.lists(st.integers(1, 255), min_size=nodes, max_size=nodes).map(tuple)),
+        threads=tuple(draw(st.lists(THREADS, max_size=3))),
+        changes=tuple(draw(st.lists(CHANGES, max_size=2))),
+        rule=np.array([[counts() for _ in range(nodes)] for _ in shot.vmas], np.int64).reshape(vmas, nodes),
+        units=np.array([amounts() for _ in shot.vmas], np.float64),
+        huge=np.array([counts() for _ in shot.vmas], np.int64),
+        misplaced=misplaced([(row, *draw(MISPLACED)[1:]) for row in range(vmas) if bools()]),
+        pressure=pressure([[*(counts() for _ in range(2)), 2, 7] for _ in range(nodes)]),
+        observed=bools(),
+    )
+
+
+MISPLACED = st.tuples(
+    st.integers(0, 3),
+    st.integers(0, 1023),
+    st.integers(-1, 1023),
+    st.sampled_from(Cause),
+    st.integers(-1, 2),
+    st.integers(1, 2**40),
+)
 
 
 def _regions(draw: st.DrawFn, nodes: int) -> Any:
@@ -123,8 +177,9 @@ def _regions(draw: st.DrawFn, nodes: int) -> Any:
 def series(draw: st.DrawFn) -> tuple[Info, list[Sample]]:
     """Samples of up to three PIDs that come, change, execute programs, end and come back, mostly some seconds apart."""
     node_ids = draw(st.sampled_from(((0,), (0, 1), (1, 5, 1023))))
-    asked = [draw(st.booleans()) for _ in range(4)]
-    info = Info(node_ids=node_ids, reasons=REASONS, details=asked[0], flows=asked[1], faults=asked[2], regions=asked[3])
+    names = ("details", "flows", "faults", "regions", "policies")
+    asked: dict[str, Any] = {name: draw(st.booleans()) for name in names}
+    info = Info(node_ids=node_ids, reasons=REASONS, **asked)
     live: dict[int, Snapshot] = {}
     time = TIME
     samples = []

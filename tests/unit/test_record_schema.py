@@ -18,34 +18,68 @@ from tests.unit.recordings import write_recording
 from tracer.errors import NumatraceError
 from tracer.model.policy import Spelling
 from tracer.record.recording import open_recording
-from tracer.record.schema import FAULTS_TYPE, FLOWS_TYPE, METADATA_KEY, SCHEMA_VERSION, Info, arrow_schema
+from tracer.record.schema import (
+    FAULTS_TYPE,
+    FLOWS_TYPE,
+    METADATA_KEY,
+    MISPLACED_TYPE,
+    POLICY_CHANGES_TYPE,
+    PRESSURE_TYPE,
+    SCHEMA_VERSION,
+    THREADS_TYPE,
+    Info,
+    arrow_schema,
+)
 from tracer.record.words import FAULT_WORDS
 
 DOCS = (Path(__file__).resolve().parents[2] / "docs" / "recording.md").read_text()
 
 
-def tables() -> list[list[list[str]]]:
+def tables(text: str = DOCS) -> list[list[list[str]]]:
     """Every table of the page, as cells of its rows without the heading."""
-    found = re.findall(r"(?:^\|.*\n)+", DOCS, re.MULTILINE)
+    found = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
     return [[[cell.strip() for cell in row.strip("|").split(" | ")] for row in it.splitlines()[2:]] for it in found]
 
 
-def documented(first: str) -> dict[str, str]:
-    """The first two cells of each row of the table whose first row begins so."""
-    (table,) = [table for table in tables() if table[0][0] == f"`{first}`"]
-    return {row[0].strip("`"): row[1] for row in table}
+def documented(heading: str) -> list[tuple[str, str]]:
+    """The first two cells of each row of the table that follows these words."""
+    table = tables(DOCS.partition(heading)[2])[0]
+    return [(row[0].strip("`"), row[1]) for row in table]
+
+
+def kind_of(kind: Any) -> str:
+    """As the page says it: what is in a struct has a table of its own."""
+    text = re.sub(r"^struct<.*>$", "struct", str(kind))
+    return re.sub(r"^list<\w+: (\w+).*>$", r"list<\1>", text)
 
 
 def test_the_columns_are_documented_with_their_types() -> None:
-    schema = arrow_schema(Info(node_ids=(0,)))
-    kinds = [re.sub(r"^list<.*>$", "list<struct>", str(it.type)) for it in schema]
-    assert list(documented("time").items()) == list(zip(schema.names, kinds, strict=True))
+    schema = arrow_schema(Info(node_ids=(0,), policies=True))
+    assert documented("## Columns") == [(it.name, kind_of(it.type)) for it in schema]
 
 
-@pytest.mark.parametrize(("first", "kind"), [("source", FLOWS_TYPE), ("cpu_node", FAULTS_TYPE)])
-def test_the_fields_of_lists_are_documented_with_their_types(first: str, kind: object) -> None:
-    items = kind.value_type  # type: ignore[attr-defined]
-    assert list(documented(first).items()) == [(it.name, str(it.type)) for it in items]
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        ("flows", FLOWS_TYPE),
+        ("faults", FAULTS_TYPE),
+        ("misplaced", MISPLACED_TYPE),
+        ("threads", THREADS_TYPE),
+        ("policy_changes", POLICY_CHANGES_TYPE),
+        ("pressure", PRESSURE_TYPE),
+    ],
+)
+def test_the_fields_of_lists_are_documented_with_their_types(column: str, kind: Any) -> None:
+    fields_of = [(it.name, kind_of(it.type)) for it in kind.value_type]
+    assert documented(f"An element of `{column}`") == fields_of
+
+
+def test_columns_of_policies_are_only_where_policies_are() -> None:
+    more = set(arrow_schema(Info(policies=True)).names) - set(arrow_schema(Info()).names)
+    assert more == {
+        *("own", "governed", "units", "huge_pages", "rule", "misplaced"),
+        *("observed", "allowed", "weights", "threads", "policy_changes", "pressure"),
+    }
 
 
 def test_there_is_a_column_for_each_node() -> None:
@@ -81,6 +115,7 @@ flags = st.booleans()
         command_line=st.lists(st.binary(max_size=8).map(lambda raw: raw.decode("utf-8", "surrogateescape"))).map(tuple),
         every_s=st.floats(0.001, 1e6),
         details=flags,
+        policies=flags,
         complete=flags,
         ended_by=words,
     )

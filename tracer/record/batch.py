@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tracer.model.policies import Policies
 from tracer.model.policy import Policy, format_nodes
 from tracer.model.snapshot import Snapshot
 from tracer.model.vma import Vma
 from tracer.record.changes import starts_of
 from tracer.record.grouped import Grouped, list_array
+from tracer.record.policy_rows import vma_columns
 from tracer.record.schema import DETAILS, TIME_TYPE, node_column
 from tracer.record.words import VMA_WORDS, policy_text, text_and_raw
 
@@ -63,12 +65,13 @@ class _Part:
 
 
 class Rows:
-    """Collects the rows of one sample."""
+    """Collects the rows of one sample. policies: they have the columns for these."""
 
-    def __init__(self, node_ids: tuple[int, ...]) -> None:
+    def __init__(self, node_ids: tuple[int, ...], policies: bool) -> None:
         self._nodes = [node_column(node) for node in node_ids]
         self._heads: list[tuple[int, dict[str, Any]]] = []
         self._parts = {UNMAPPED: _Part(), VMA: _Part(), REGION: _Part()}
+        self._with_policies = policies
         self._policies: dict[Policy, tuple[str, str]] = {}
         self._ordinal = 0
 
@@ -91,7 +94,14 @@ class Rows:
         """Spans with new counts."""
         self._add(REGION, "region", len(addresses), {"start": addresses, **self._counts(pages)})
 
-    def vmas(self, rows: npt.NDArray[np.intp], details: Int64s | None, flows: Grouped, faults: Grouped) -> None:
+    def vmas(
+        self,
+        rows: npt.NDArray[np.intp],
+        details: Int64s | None,
+        flows: Grouped,
+        faults: Grouped,
+        policies: Policies | None,
+    ) -> None:
         """These VMAs of the snapshot. What happened in others must be nothing."""
         if not len(rows):
             return
@@ -101,6 +111,8 @@ class Rows:
         for index, name in enumerate(DETAILS):
             columns[name] = details[rows, index] if details is not None else [None] * len(vmas)
         columns["flows"], columns["faults"] = flows.of(rows), faults.of(rows)
+        if self._with_policies:
+            columns |= vma_columns(policies, rows, len(snapshot.vmas))
         self._add(VMA, "vma", len(vmas), columns)
 
     def _vma_columns(self, vmas: Sequence[Vma]) -> Columns:

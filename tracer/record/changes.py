@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tracer.model.policies import Policies, Pressure
 from tracer.model.policy import Spelling
 from tracer.model.snapshot import Regions, Snapshot
 from tracer.model.vma import Vma
 from tracer.record.ledger import common
+from tracer.record.policy_rows import policies_differ
 from tracer.record.schema import DETAILS
 
 __all__ = ["Written", "changes", "detail_rows", "region_changes", "starts_of"]
@@ -23,7 +25,8 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(slots=True)
 class Written:
-    """What the rows so far say about an address space. details: int64 of shape (VMAs, 6), None where not read."""
+    """What the rows so far say about an address space. details: int64 of shape (VMAs, 6), None where not read.
+    policies: None where not asked for; pressure: that of the rows, which may be older than theirs."""
 
     vmas: tuple[Vma, ...]
     starts: Uint64s
@@ -31,10 +34,12 @@ class Written:
     details: Int64s | None
     spelling: Spelling
     regions: Regions | None
+    policies: Policies | None
+    pressure: Pressure | None
 
 
 def changes(
-    known: Written | None, now: Snapshot, details: Int64s | None
+    known: Written | None, now: Snapshot, details: Int64s | None, policies: Policies | None
 ) -> tuple[Uint64s, Bools, tuple[Uint64s, Uint64s]]:
     """Starts of all VMAs, which of them have to be written, and `start` and `end` of those that are gone."""
     if known is None:
@@ -53,9 +58,16 @@ def changes(
         changed[here] |= (now.pages[here] != known.pages[there]).any(axis=1)
     if details is not None and known.details is not None:
         changed[here] |= (details[here] != known.details[there]).any(axis=1)
-    if (details is not None and known.details is None) or known.spelling is not now.spelling:
+    if policies is not None and known.policies is not None and policies is not known.policies:
+        changed[here] |= policies_differ(policies, here, known.policies, there)
+    if _begins(details, known.details) or _begins(policies, known.policies) or known.spelling is not now.spelling:
         changed[:] = True
     return starts, changed, gone
+
+
+def _begins(now: object, before: object) -> bool:
+    """Whether it is there and was not."""
+    return now is not None and before is None
 
 
 def region_changes(before: Regions | None, now: Regions) -> tuple[Int64s, Int64s]:

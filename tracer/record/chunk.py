@@ -64,9 +64,15 @@ class Spread:
         return listed
 
     def has(self, name: str) -> list[bool]:
-        """Where the column is not null."""
+        """Where the column is not null; nowhere, where there is no such column."""
+        if name not in self._columns:
+            return [False] * len(self)
         column: list[bool] = self._column(name).is_valid().to_pylist()
         return column
+
+    def scalars(self, name: str) -> Any:
+        """A `pyarrow.Array`, to look at single values."""
+        return self._column(name)
 
     def lists(self, name: str) -> Lists:
         """A null is an empty list."""

@@ -7,13 +7,14 @@ not change from one sample to the next stays the same object.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
 
 from tracer.model.events import Faults, Flows
+from tracer.model.policies import Policies
 from tracer.model.policy import Spelling
 from tracer.model.sample import Sample
 from tracer.model.snapshot import Details, Refresh, Regions, Snapshot, Trust
@@ -22,6 +23,7 @@ from tracer.record.happened import Happened, Reasons
 from tracer.record.heads import Head, Life, lives, read_heads
 from tracer.record.known_vmas import SPELLINGS, KnownVmas
 from tracer.record.ledger import Ledger, common
+from tracer.record.policy_decode import PolicyRows, Promises
 from tracer.record.schema import DETAILS, Info
 from tracer.record.words import raw_bytes
 
@@ -36,23 +38,26 @@ _NONE = np.empty(0, np.int64)
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """What is kept of a target, and what snapshots got of it. `spans` is None where regions are not counted."""
+    """What is kept of a target, and what snapshots got of it. `spans` is None where regions are not counted, and
+    `promises` where policies are not read."""
 
     vmas: Ledger
     spans: Ledger | None
+    promises: Promises | None
     pages: Int64s
     details: Details | None
     regions: Regions | None
 
 
 class _Opened:
-    """A chunk with its heads and events taken apart."""
+    """A chunk with its heads and events taken apart. policies: None where there are none."""
 
-    def __init__(self, chunk: Chunk, reasons: Reasons) -> None:
+    def __init__(self, chunk: Chunk, reasons: Reasons, policies: PolicyRows | None) -> None:
         self.chunk = chunk
         self.heads = read_heads(chunk)
         self.flows = Happened.flows(chunk, reasons)
         self.faults = Happened.faults(chunk)
+        self.policies = policies
 
 
 class Decoder:
@@ -75,10 +80,15 @@ class Decoder:
 
     def samples(self, chunk: Chunk) -> Iterator[Sample]:
         """Every sample of the chunk, which goes on where the rows so far ended, or begins with a key frame."""
-        opened = _Opened(chunk, self._reasons)
+        opened = self._opened(chunk)
         begins = chunk.heads.begins.tolist()
         for index in range(len(chunk)):
             yield self._sample(opened, index, opened.heads[begins[index] : begins[index + 1]])
+
+    def _opened(self, chunk: Chunk) -> _Opened:
+        own = self._info.node_ids
+        policies = PolicyRows(chunk, self._reasons, self._node_ids, own) if self._info.policies else None
+        return _Opened(chunk, self._reasons, policies)
 
     def _sample(self, opened: _Opened, index: int, heads: list[Head]) -> Sample:
         key, time = opened.chunk.keys[index], opened.chunk.times[index]
@@ -132,11 +142,18 @@ class Decoder:
             vmas = vmas.like(old.vmas)
             if spans is not None and old.spans is not None:
                 spans = spans.like(old.spans)
-        return self._shared(vmas, spans, head.has_details and self._info.details, old)
+        promises = None
+        if opened.policies is not None:
+            before = (it.promises if it else None for it in (base, old))
+            promises = opened.policies.after(head, *before)
+        return self._shared(vmas, spans, promises, head.has_details and self._info.details, old)
 
-    def _shared(self, vmas: Ledger, spans: Ledger | None, has_details: bool, old: _Shown | None) -> _Shown:
+    def _shared(
+        self, vmas: Ledger, spans: Ledger | None, promises: Promises | None, has_details: bool, old: _Shown | None
+    ) -> _Shown:
         """What snapshots get of these, as far as possible the very objects that the one before got."""
-        if old is not None and vmas is old.vmas and spans is old.spans and has_details == (old.details is not None):
+        same = old is not None and vmas is old.vmas and spans is old.spans and promises is old.promises
+        if old is not None and same and has_details == (old.details is not None):
             return old
         nodes = len(self._node_ids)
         pages = vmas.counts[:, :nodes]
@@ -145,9 +162,9 @@ class Decoder:
         details = Details(*vmas.counts[:, nodes:].T) if has_details else None
         regions = None
         if spans is not None:
-            same = old is not None and old.spans is spans
-            regions = old.regions if old is not None and same else Regions(spans.starts.astype(np.int64), spans.counts)
-        return _Shown(vmas, spans, pages, details, regions)
+            kept = old is not None and old.spans is spans
+            regions = old.regions if old is not None and kept else Regions(spans.starts.astype(np.int64), spans.counts)
+        return _Shown(vmas, spans, promises, pages, details, regions)
 
     def _updated_vmas(self, opened: _Opened, head: Head, base: Ledger | None) -> Ledger:
         base = base or Ledger.empty(len(self._node_ids) + (len(DETAILS) if self._info.details else 0))
@@ -188,7 +205,14 @@ class Decoder:
             flows=self._flows(opened, head, shown.vmas) if self._info.flows else None,
             faults=self._faults(opened, head, shown.vmas) if self._info.faults or self._info.threads else None,
             regions=shown.regions,
+            policies=self._policies(opened, head, shown.promises),
         )
+
+    def _policies(self, opened: _Opened, head: Head, promises: Promises | None) -> Policies | None:
+        if opened.policies is None or promises is None:
+            return None
+        changes = opened.policies.changes(head)
+        return replace(promises.policies, changes=changes) if changes else promises.policies
 
     def _flows(self, opened: _Opened, head: Head, vmas: Ledger) -> Flows:
         columns = opened.flows.rows(head.number, *head.vmas, vmas.rows(opened.chunk.vmas.starts[slice(*head.vmas)]))
@@ -206,7 +230,7 @@ class Decoder:
 
     def skip(self, chunk: Chunk) -> None:
         """As if all samples of the chunk had been made, but at the cost of their end. It begins with a key frame."""
-        opened = _Opened(chunk, self._reasons)
+        opened = self._opened(chunk)
         self._shown = {}
         for life in lives(chunk, opened.heads).values():
             self._shown[life.head.pid] = self._skipped(opened, life)
@@ -227,7 +251,8 @@ class Decoder:
             rows = _last_of_each(chunk.spans, None, head.pid, life.begin_of_spans)
             empty = Ledger.empty(len(self._node_ids))
             spans = _with_spans(empty, chunk.spans.starts[rows], chunk.spans.pages[rows])
-        return self._shared(vmas, spans, head.has_details and self._info.details, None)
+        promises = opened.policies.at_end(life, kept) if opened.policies is not None else None
+        return self._shared(vmas, spans, promises, head.has_details and self._info.details, None)
 
 
 def _with_spans(base: Ledger, starts: Uint64s, pages: Int64s) -> Ledger:

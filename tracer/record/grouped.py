@@ -1,4 +1,4 @@
-"""Flows and faults as the rows have them: each in a list at its VMA."""
+"""Flows, faults and misplaced pages as the rows have them: each in a list at its VMA."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tracer.model.cause import Cause
 from tracer.model.events import Faults, Flows
+from tracer.model.policies import Misplaced
 from tracer.record.words import FAULT_WORDS
 
 __all__ = ["Grouped", "list_array"]
@@ -19,10 +21,13 @@ Int64s = npt.NDArray[np.int64]
 Columns = dict[str, Any]
 Bools = npt.NDArray[np.bool_]
 
+_CAUSES = np.array([cause.word for cause in Cause], object)
+"""In the order of their numbers."""
+
 
 @dataclass(slots=True)
 class Grouped:
-    """Flows or faults of one target, VMA by VMA.
+    """Flows, faults or misplaced pages of one target, VMA by VMA.
 
     counts: rows of each VMA. values: the fields of Arrow's struct, in the order of the VMAs. elsewhere: those of no
     known VMA, as dictionaries; None where there are none.
@@ -58,6 +63,20 @@ class Grouped:
         kinds = np.array(FAULT_WORDS, object)[faults.kind]
         columns = {"cpu_node": faults.cpu_node, "page_node": faults.page_node, "kind": kinds}
         return Grouped._of(faults.vma, columns | {"thread": faults.thread, "count": faults.count}, vmas)
+
+    @staticmethod
+    def misplaced(misplaced: Misplaced | None, rows: npt.NDArray[np.intp], vmas: int) -> Grouped:
+        """Of these VMAs only, in ascending order. vmas: how many the snapshot has."""
+        if misplaced is None or not len(misplaced.vma):
+            return Grouped(np.zeros(len(rows), np.int64), {}, None)
+        wanted = np.zeros(vmas, np.bool_)
+        wanted[rows] = True
+        of = wanted[misplaced.vma]
+        reasons = np.array([*misplaced.reasons, None], object)[misplaced.reason[of]]
+        columns = {"cause": _CAUSES[misplaced.cause[of]], "reason": reasons, "node": misplaced.node[of]}
+        columns |= {"expected": misplaced.expected[of], "pages": misplaced.pages[of]}
+        grouped = Grouped._of(misplaced.vma[of], columns, vmas)
+        return Grouped(grouped.counts[rows], grouped.values, None)
 
     @staticmethod
     def _of(vma: Int64s, columns: Columns, vmas: int) -> Grouped:

@@ -45,6 +45,10 @@ class Head:
     has_details: bool
     has_regions: bool
     counted: bool
+    has_policies: bool
+    has_threads: bool
+    has_pressure: bool
+    has_changes: bool
     vmas: Range
     gone: Range
     spans: Range
@@ -56,6 +60,7 @@ def read_heads(chunk: Chunk) -> list[Head]:
     columns += [heads.words(name) for name in _WORDS]
     columns += [heads.numbers(name).tolist() for name in _NUMBERS]
     columns += [heads.has(name) for name in ("anon", "regions", "flows")]
+    columns += [heads.has(name) for name in ("observed", "threads", "pressure", "policy_changes")]
     columns += [_ranges(heads, rows) for rows in (chunk.vmas, chunk.gone, chunk.spans)]
     return [Head(*row) for row in zip(*columns, strict=True)]
 
@@ -68,11 +73,14 @@ def _ranges(heads: Heads, rows: Spread) -> Iterator[Range]:
 @dataclass(slots=True)
 class Life:
     """An address space that had not ended by the end of a chunk. head: its last own row. begin: from which row on the
-    rows of its PID are about it; begin_of_spans: and from which on those about its regions."""
+    rows of its PID are about it; begin_of_spans: and from which on those about its regions. threads, pressure: its last
+    own rows that say something of these, if any does."""
 
     head: Head
     begin: int
     begin_of_spans: int
+    threads: Head | None = None
+    pressure: Head | None = None
 
 
 def lives(chunk: Chunk, heads: Sequence[Head]) -> dict[int, Life]:
@@ -87,6 +95,10 @@ def lives(chunk: Chunk, heads: Sequence[Head]) -> dict[int, Life]:
             begin = after_end.get(head.pid, 0)
             life = found.setdefault(head.pid, Life(head, begin, begin))
             life.head = head
+            if head.has_threads:
+                life.threads = head
+            if head.has_pressure:
+                life.pressure = head
             if not head.has_regions:
                 life.begin_of_spans = row + 1
     return found

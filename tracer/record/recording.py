@@ -146,9 +146,13 @@ class Recording:
     ) -> Any:
         """A `pyarrow.Table` of the rows of these events (all, when none is named), in their order.
 
-        columns: by default all. first, last: numbers of samples, included.
+        columns: by default all; those of policies may be named also where there are none. first, last: numbers of
+        samples, included.
         """
-        schema = arrow_schema(replace(self.info, node_ids=self.node_ids)).remove_metadata()
+        info = replace(self.info, node_ids=self.node_ids)
+        if columns is not None:
+            info = replace(info, policies=True)
+        schema = arrow_schema(info).remove_metadata()
         if columns is not None:
             schema = pa.schema([schema.field(name) for name in columns])
         first, last = first or 0, len(self) - 1 if last is None else last
@@ -208,4 +212,5 @@ def _common_info(infos: Sequence[Info]) -> Info:
         faults=any(info.faults for info in infos),
         threads=any(info.threads for info in infos),
         regions=any(info.regions for info in infos),
+        policies=any(info.policies for info in infos),
     )

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tracer.model.policies import Policies, Pressure
 from tracer.model.sample import Sample
 from tracer.model.snapshot import Snapshot
 from tracer.record.batch import ENDED, TARGET, Rows
 from tracer.record.changes import Written, changes, detail_rows, region_changes
 from tracer.record.grouped import Grouped
+from tracer.record.policy_rows import head_values, pressure_is_news, pressure_values, thread_values
 from tracer.record.schema import DETAILS, Info, arrow_schema, node_column
 from tracer.record.words import text_and_raw
 
@@ -39,6 +41,7 @@ class RowMaker:
     def __init__(self, info: Info) -> None:
         self._schema = arrow_schema(info)
         self._node_ids = info.node_ids
+        self._policies = info.policies
         self._written: dict[int, Written] = {}
         self._time = -1
         self._key_time: int | None = None
@@ -62,7 +65,7 @@ class RowMaker:
         if key:
             self._written.clear()
             self._key_time = self._time
-        rows = Rows(self._node_ids)
+        rows = Rows(self._node_ids, self._policies)
         self._machine(rows, sample, key)
         for snapshot in sample.ended:
             self._target(rows, snapshot, ended=True)
@@ -89,19 +92,28 @@ class RowMaker:
         rows.next_target(snapshot)
         known = self._written.get(snapshot.pid)
         details = detail_rows(snapshot)
+        policies = snapshot.policies if self._policies else None
         flows = Grouped.flows(snapshot.flows, len(snapshot.vmas))
         faults = Grouped.faults(snapshot.faults, len(snapshot.vmas))
-        starts, changed, gone = changes(known, snapshot, details)
+        starts, changed, gone = changes(known, snapshot, details, policies)
         rows.gone(*gone)
-        rows.vmas(np.flatnonzero(changed | flows.happened | faults.happened), details, flows, faults)
+        rows.vmas(np.flatnonzero(changed | flows.happened | faults.happened), details, flows, faults, policies)
         counted = self._regions(rows, snapshot, known)
         head = _head(snapshot, self._node_ids, details)
         head.update(
             event="ended" if ended else "target", regions=counted, flows=flows.elsewhere, faults=faults.elsewhere
         )
+        pressure = _policies_in(head, snapshot, policies, known)
         rows.head(ENDED if ended else TARGET, head)
         self._written[snapshot.pid] = Written(
-            snapshot.vmas, starts, snapshot.pages, details, snapshot.spelling, snapshot.regions
+            snapshot.vmas,
+            starts,
+            snapshot.pages,
+            details,
+            snapshot.spelling,
+            snapshot.regions,
+            policies,
+            pressure,
         )
 
     def _regions(self, rows: Rows, snapshot: Snapshot, known: Written | None) -> int | None:
@@ -113,6 +125,23 @@ class RowMaker:
         if regions is not before:
             rows.regions(*region_changes(before, regions))
         return int(np.any(regions.pages, axis=1).sum())
+
+
+def _policies_in(
+    head: dict[str, Any], snapshot: Snapshot, policies: Policies | None, known: Written | None
+) -> Pressure | None:
+    """Put into a target's own row what it says of policies; gives the pressure that the rows have said by then."""
+    if policies is None:
+        return None
+    head.update(head_values(policies, snapshot))
+    before = known.policies if known is not None and known.spelling is snapshot.spelling else None
+    if before is None or before.threads != policies.threads:
+        head["threads"] = thread_values(policies.threads, snapshot.spelling)
+    said = known.pressure if known is not None else None
+    if not pressure_is_news(policies.pressure, said):
+        return said
+    head["pressure"] = pressure_values(policies.pressure, snapshot.node_ids)
+    return policies.pressure
 
 
 def _machine_flows(sample: Sample) -> list[dict[str, Any]] | None:

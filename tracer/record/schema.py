@@ -20,7 +20,12 @@ __all__ = [
     "FAULTS_TYPE",
     "FLOWS_TYPE",
     "METADATA_KEY",
+    "MISPLACED_TYPE",
+    "POLICY_CHANGES_TYPE",
+    "POLICY_TYPE",
+    "PRESSURE_TYPE",
     "SCHEMA_VERSION",
+    "THREADS_TYPE",
     "TIME_TYPE",
     "Info",
     "arrow_schema",
@@ -57,6 +62,54 @@ FAULTS_TYPE = pa.list_(
             ("kind", pa.string()),
             ("thread", pa.int32()),
             ("count", pa.int64()),
+        ]
+    )
+)
+
+MISPLACED_TYPE = pa.list_(
+    pa.struct(
+        [
+            ("cause", pa.string()),
+            ("reason", pa.string()),
+            ("node", pa.int32()),
+            ("expected", pa.int32()),
+            ("pages", pa.int64()),
+        ]
+    )
+)
+
+_POLICY_FIELDS = (("policy", pa.string()), ("mode", pa.int8()), ("flags", pa.int32()), ("nodes", pa.string()))
+
+POLICY_TYPE = pa.struct(_POLICY_FIELDS)
+"""With the meanings of the columns `policy`, `policy_mode` and so on."""
+
+THREADS_TYPE = pa.list_(
+    pa.struct([("thread", pa.int32()), ("comm", pa.string()), ("comm_raw", pa.binary()), *_POLICY_FIELDS])
+)
+
+POLICY_CHANGES_TYPE = pa.list_(
+    pa.struct(
+        [
+            ("time", TIME_TYPE),
+            ("exact", pa.bool_()),
+            ("thread", pa.int32()),
+            ("start", pa.uint64()),
+            ("end", pa.uint64()),
+            ("old", POLICY_TYPE),
+            ("new", POLICY_TYPE),
+            ("call", pa.string()),
+        ]
+    )
+)
+
+PRESSURE_TYPE = pa.list_(
+    pa.struct(
+        [
+            ("node", pa.int32()),
+            ("foreign", pa.int64()),
+            ("free", pa.int64()),
+            ("low", pa.int64()),
+            ("high", pa.int64()),
         ]
     )
 )
@@ -105,6 +158,22 @@ _AFTER_NODES: tuple[tuple[str, Any], ...] = (
     ("faults", FAULTS_TYPE),
 )
 
+_POLICIES: tuple[tuple[str, Any], ...] = (
+    ("own", pa.bool_()),
+    ("governed", pa.bool_()),
+    ("units", pa.float64()),
+    ("huge_pages", pa.int64()),
+    ("rule", pa.list_(pa.int64())),
+    ("misplaced", MISPLACED_TYPE),
+    ("observed", pa.bool_()),
+    ("allowed", pa.string()),
+    ("weights", pa.list_(pa.int32())),
+    ("threads", THREADS_TYPE),
+    ("policy_changes", POLICY_CHANGES_TYPE),
+    ("pressure", PRESSURE_TYPE),
+)
+"""Only in files that have policies: a dozen columns of nothing would cost each sample of all others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Info:
@@ -114,8 +183,8 @@ class Info:
     memory, ascending. distances: SLIT distances between them, a row per node. cpus: node id to the kernel's list of
     its CPUs (`0-7`). reasons: names of the reasons of flows. command_line: the words of the recorder's own. targets:
     words for people. every_s: seconds between two samples. spelling: of policies, as the last sample had it.
-    details, flows, faults, threads, regions: what was asked for. started: RFC 3339. complete: the recorder came to
-    its orderly end; ended_by: what that was.
+    details, flows, faults, threads, regions, policies: what was asked for. started: RFC 3339. complete: the recorder
+    came to its orderly end; ended_by: what that was.
     """
 
     version: str = __version__
@@ -135,6 +204,7 @@ class Info:
     faults: bool = False
     threads: bool = False
     regions: bool = False
+    policies: bool = False
     started: str = ""
     complete: bool = False
     ended_by: str = ""
@@ -198,6 +268,7 @@ _FROM_JSON: dict[str, Callable[[Any], Any]] = {
     "faults": bool,
     "threads": bool,
     "regions": bool,
+    "policies": bool,
     "started": str,
     "complete": bool,
     "ended_by": str,
@@ -212,4 +283,7 @@ def node_column(node_id: int) -> str:
 def arrow_schema(info: Info) -> Any:
     """The `pyarrow.Schema` of a recording, with `info` as its metadata."""
     nodes = [(node_column(node), pa.int64()) for node in info.node_ids]
-    return pa.schema([*_BEFORE_NODES, *nodes, *_AFTER_NODES], metadata={METADATA_KEY: info.to_json().encode()})
+    policies = _POLICIES if info.policies else ()
+    return pa.schema(
+        [*_BEFORE_NODES, *nodes, *_AFTER_NODES, *policies], metadata={METADATA_KEY: info.to_json().encode()}
+    )

@@ -9,7 +9,7 @@ from tracer.model.events import Kind as FaultKind
 from tracer.model.policy import BUFFER_BYTES, Policy, Spelling, format_nodes, parse_nodes
 from tracer.model.vma import Kind
 
-__all__ = ["FAULT_WORDS", "VMA_WORDS", "policy_from", "policy_text", "raw_bytes", "text_and_raw"]
+__all__ = ["FAULT_WORDS", "VMA_WORDS", "nodes_from", "policy_from", "policy_text", "raw_bytes", "text_and_raw"]
 
 VMA_WORDS = {kind: kind.value or "anon" for kind in Kind}
 FAULT_WORDS = tuple(kind.name.lower() for kind in FaultKind)
@@ -40,11 +40,17 @@ def policy_text(policy: Policy, spelling: Spelling) -> str:
     return f"{replace(policy, nodes=()).text(spelling)}:{format_nodes(policy.nodes)}"
 
 
+def nodes_from(text: str | None) -> tuple[int, ...]:
+    """The reverse of `format_nodes`; none where there is no text. ValueError for what cannot be a list of nodes."""
+    text = text or ""
+    if any(int(number) > _MOST_NODE for number in text.replace("-", ",").split(",") if text):
+        raise ValueError(f"no such node: {text}")
+    return parse_nodes(text)
+
+
 @lru_cache(4096)
 def policy_from(mode: int, flags: int, nodes: str | None, text: str | None, spelling: Spelling) -> Policy:
     """The reverse: `text` is what `policy_text` gave. ValueError when `nodes` is no list of nodes."""
-    nodes, text = nodes or "", text or ""
-    if any(int(number) > _MOST_NODE for number in nodes.replace("-", ",").split(",") if nodes):
-        raise ValueError(f"no such node: {nodes}")
-    policy = Policy(mode, flags, parse_nodes(nodes))
+    policy = Policy(mode, flags, nodes_from(nodes))
+    text = text or ""
     return policy if policy_text(policy, spelling) == text else replace(policy, printed=text)
