@@ -13,7 +13,7 @@ from tracer.model.snapshot import Snapshot
 from tracer.model.verdict import Finding, Limits, Verdict, summary
 from tracer.render.happened import counted
 from tracer.render.policy_vmas import WhatIf, vma_table, what_if_lines
-from tracer.render.policy_why import why_lines
+from tracer.render.policy_why import alike, why_lines
 from tracer.render.policy_words import cause_word, policy_word, verdict_word
 from tracer.render.terminal import printable, word
 from tracer.render.timestamp import timestamp
@@ -170,8 +170,8 @@ def _vmas(report: Report, most: int, everything: bool) -> Iterator[str]:
     yield f"# VMAs, most pages above what is expected first; share of each node in %, actual/expected{some}"
     yield from vma_table(report.snapshot, shown)
     explained = [it for it in shown if isinstance(it, Finding) and it.verdict not in _PLAIN]
-    for finding in explained:
-        yield from why_lines(report.snapshot, finding)
+    for together in alike(explained):
+        yield from why_lines(report.snapshot, together)
     if explained:
         yield ""
 
@@ -192,12 +192,11 @@ def _weight(finding: Finding) -> tuple[int, bool, int, int]:
 
 
 def _sum(findings: Sequence[Finding]) -> str:
-    """`# sum: 4 VMAs with pages (3 as-promised, 1 skewed), 16384 pages under a policy, 9216 elsewhere: ...`."""
+    """`# sum: 4 VMAs with pages (3 as-promised, 1 skewed), 16384 pages under a policy, 9216 elsewhere ...`."""
     total = summary(findings)
     verdicts = ", ".join(f"{count} {verdict_word(verdict)}" for verdict, count in total.verdicts.items() if count)
     elsewhere = sum(it.pages for it in total.causes)
     causes = ", ".join(f"{it.pages} {cause_word(it)}" for it in total.causes)
-    return (
-        f"# sum: {counted(len(findings), 'VMA')} with pages{f' ({verdicts})' if verdicts else ''}, "
-        f"{counted(governed(findings), 'page')} under a policy, {elsewhere} elsewhere{f': {causes}' if causes else ''}"
-    )
+    judged = counted(len(findings), "VMA") + " with pages" + (f" ({verdicts})" if verdicts else "")
+    why = f" than promised: {causes}" if causes else ""
+    return f"# sum: {judged}, {counted(governed(findings), 'page')} under a policy, {elsewhere} elsewhere{why}"

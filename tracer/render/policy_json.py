@@ -100,7 +100,7 @@ def _finding(snapshot: Snapshot, it: Finding) -> dict[str, Any]:
         "p_value": it.p_value,
         "verdict": verdict_word(it.verdict),
         "why": it.why,
-        "causes": [_cause(cause, meant_for(snapshot, it.row, cause)) for cause in it.causes],
+        "causes": [_cause(cause, meant_for(snapshot, [it.row], cause)) for cause in it.causes],
     }
 
 
