@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +27,10 @@ from tracer.model.sample import Sample
 from tracer.model.selection import Selection
 from tracer.model.snapshot import Snapshot
 from tracer.session_events import Attribution
+from tracer.session_policy import Machine, PolicyWatch
 from tracer.session_process import Dresser, Process
 from tracer.session_roster import Roster
 from tracer.session_settle import Budget, Settler
-
-if TYPE_CHECKING:
-    from tracer.session_policy import Machine
 
 __all__ = ["Options", "Selection", "Session", "TargetGone"]
 
@@ -87,8 +85,6 @@ class Session:
         self._roster.begin(self._held)
         self._migrations = hooks.migrations() if hooks else None
         if self.options.policies and hooks is not None:
-            from tracer.session_policy import Machine
-
             self._machine = Machine(self._dresser.node_ids)
         self._say_what_is_missed()
         for process in self._roster:
@@ -307,8 +303,6 @@ class Session:
             return
         assert self._machinery is not None
         if process.watch is None:
-            from tracer.session_policy import PolicyWatch
-
             process.watch = PolicyWatch(self._machinery, self._machine, work, self._attribution, process.born)
         process.policies = process.watch.look(drained)
 

@@ -16,20 +16,20 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from tracer.kernel.epoch import Drained, PolicyCall
+from tracer.kernel.epoch import Drained, PolicyCall, policy_hash
 from tracer.kernel.machinery import Machinery
 from tracer.kernel.memory import Layout
 from tracer.kernel.pages import PageReader
 from tracer.kernel.pressure import PressureReader, allowed_nodes, free_hugepages, read_weights
 from tracer.kernel.shared_memory import shared_memory_devices
-from tracer.kernel.threads import ThreadPolicy, policy_hash, thread_policies
+from tracer.kernel.threads import ThreadPolicy, thread_policies
 from tracer.model.cause import Cause
 from tracer.model.events import Kind as FaultKind
 from tracer.model.ledger import Arrival, Events, Key, PageLedger, Sums
 from tracer.model.origin import ANYWHERE, Area, How, Origin, Standing, same_policy
 from tracer.model.placement import apportion, expectation
 from tracer.model.policies import Misplaced, Policies, PolicyChange, Pressure, TaskPolicy
-from tracer.model.policy import DEFAULT, Mode, Policy
+from tracer.model.policy import DEFAULT, MODE_FLAGS, Mode, Policy
 from tracer.model.rule import Backing
 from tracer.model.spans import RESTLESS
 from tracer.model.vma import Kind, Vma
@@ -158,6 +158,8 @@ class PolicyWatch:
         self._looks = 0
         self._unsure = np.empty(0, np.int64)
         self._allowed: tuple[int, ...] = ()
+        self._pressure: Pressure | None = None
+        self._weights: tuple[int, ...] | None = None
         self.policies: Policies | None = None
         """As last found, without the changes."""
 
@@ -171,15 +173,35 @@ class PolicyWatch:
         tables = self._machinery.tables
         assert tables is not None
         tasks = _Tasks.of(thread_policies(tables, self._work.mm, self._pid))
-        before, self._tasks = self._tasks, tasks
+        allowed = allowed_nodes(self._pid) or self._allowed
+        if self.policies is not None and self._still(layout, tasks, allowed, drained):
+            return self.policies
+        before, self._tasks, self._allowed = self._tasks, tasks, allowed
         owned = _Owned.of(layout) if layout is not self._layout else self._owned
         changes = self._changes(before, owned, drained) if self._looks else ()
         self._take_pages(layout, before, drained or Drained())
         self._layout, self._owned = layout, owned
         self._looks += 1
+        self._pressure, self._weights = self._machine.pressure, self._machine.weights
         found = self._policies(layout)
         self.policies = found
         return replace(found, changes=changes) if changes else found
+
+    def _still(self, layout: Layout, tasks: _Tasks, allowed: tuple[int, ...], drained: Drained | None) -> bool:
+        """Nothing has happened that could change what was found at the last look."""
+        return (
+            self._looks > 1
+            and drained is None
+            and layout is self._layout
+            and not self._fresh
+            and not len(self._unsure)
+            and not self._work.has_just_read()
+            and tasks == self._tasks
+            and allowed == self._allowed
+            and self._pressure is self._machine.pressure
+            and self._weights == self._machine.weights
+            and not any(area.page_pages > 1 for area in self._areas)
+        )
 
     @cached_property
     def _shared_devices(self) -> frozenset[str]:
@@ -232,9 +254,8 @@ class PolicyWatch:
         wanted = np.union1d(ledger.covered(self._work.take_just_read()), ledger.unknown(populated))
         wanted = np.union1d(wanted, ledger.covered(self._unsure))
         if len(wanted):
-            pages = self._reader.read(wanted)
+            pages = self._reader.read(wanted, layout)
             ledger.take(wanted, pages.node, pages.file, pages.huge, self._events(before, drained))
-        self._allowed = allowed_nodes(self._pid) or self._allowed
         pools = {area.page_pages for area in self._areas if area.page_pages > 1}
         ledger.judge(
             Standing(
@@ -430,14 +451,14 @@ def _policy_by_calls(
     if not earlier:
         return (was,)
     last = earlier[-1]
-    return (None if last.mode == Mode.DEFAULT else Policy(last.mode, last.flags, last.nodes),)
+    return (None if last.mode == Mode.DEFAULT else Policy(last.mode, last.flags & MODE_FLAGS, last.nodes),)
 
 
 def _called(call: PolicyCall, owned: _Owned, before: _Tasks) -> PolicyChange:
     """A traced system call as a change."""
     late = time.monotonic_ns() - call.time_ns
     when = datetime.fromtimestamp(time.time() - late / 1e9, UTC)
-    new = Policy(call.mode, call.flags, call.nodes)
+    new = Policy(call.mode, call.flags & MODE_FLAGS, call.nodes)
     if call.call == "set_mempolicy":
         return PolicyChange(when, True, call.thread, 0, 0, before.by_thread.get(call.thread), new, call.call)
     old = owned.at(call.start)[1]

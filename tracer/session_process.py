@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +23,9 @@ from tracer.model.snapshot import Refresh, Regions, Snapshot, Trust
 from tracer.model.state import State
 from tracer.model.vma import Vma
 from tracer.session_events import Attribution
+from tracer.session_policy import PolicyWatch
 from tracer.session_poll import Poller
 from tracer.session_settle import Settler
-
-if TYPE_CHECKING:
-    from tracer.session_policy import PolicyWatch
 
 __all__ = ["Dresser", "Process"]
 

@@ -473,6 +473,10 @@ class Settler:
         """Regions with pages that count, all or those that touch [start, end)."""
         return self._table.known_regions(start, end)
 
+    def has_just_read(self) -> bool:
+        """Whether `take_just_read` has anything to give."""
+        return bool(self._just_read)
+
     def take_just_read(self) -> Int64s:
         """Regions that were read since this was last asked, ascending; kept where policies are wanted."""
         parts, self._just_read = self._just_read, []
