@@ -17,6 +17,9 @@ Float64s = npt.NDArray[np.float64]
 _RARE = ((1e-6, "a million"), (1e-5, "100,000"), (1e-4, "10,000"), (1e-3, "1,000"), (1e-2, "100"))
 
 
+_TOLERATED = "which is within the tolerance"
+
+
 def percent(share: float) -> str:
     """`62 %`; below ten with a decimal, and never `0.0 %` of something or `100 %` of not all."""
     if 0 < share < 0.001:
@@ -64,7 +67,7 @@ def fits(excess: int, pages: int, p_value: float, significance: float, misplaced
     if not excess:
         said = "every node has its share"
     elif p_value < significance:
-        said = f"only {percent(excess / pages)} of the pages are beyond the share of their node"
+        said = f"{percent(excess / pages)} of the pages are beyond the share of their node, {_TOLERATED}"
     else:
         said = f"{percent(excess / pages)} of the pages are beyond the share of their node; {rare(p_value)}"
     return f"{said}, although {_lie_elsewhere(misplaced)}" if misplaced else said
@@ -101,7 +104,7 @@ def within(usable: Sequence[int], excess: int, pages: int) -> str:
     """A policy that names nodes and fixes no shares, and is kept."""
     if not excess:
         return f"all pages are on {named(usable)}"
-    return f"only {percent(excess / pages)} of the pages are elsewhere than on {named(usable)}"
+    return f"{percent(excess / pages)} of the pages are elsewhere than on {named(usable)}, {_TOLERATED}"
 
 
 def outside(usable: Sequence[int], outside_pages: Int64s, pages: int, node_ids: Sequence[int]) -> str:
