@@ -20,7 +20,10 @@ REQUIRED = {
     "TASK_FLAGS": "task_struct.flags",
     "TASK_MAJORS": "task_struct.maj_flt",
     "TASK_SIGNAL": "task_struct.signal",
+    "TASK_COMM": "task_struct.comm",
+    "TASK_THREAD_NODE": "task_struct.thread_node",
     "SIGNAL_LIVE": "signal_struct.live",
+    "SIGNAL_THREADS": "signal_struct.thread_head",
     "MM_PGD": "mm_struct.pgd",
     "MM_TREE": "mm_struct.mm_mt",
     "TREE_ROOT": "maple_tree.ma_root",
@@ -91,8 +94,6 @@ ANON_NAME = {  # CONFIG_ANON_VMA_NAME
 SPLIT_RSS = {  # SPLIT_RSS_COUNTING, gone in 6.2
     "TASK_RSS": "task_struct.rss_stat.count",
     "MM_RSS": "mm_struct.rss_stat.count",
-    "SIGNAL_THREADS": "signal_struct.thread_head",
-    "TASK_THREAD_NODE": "task_struct.thread_node",
 }
 
 NOWHERE_EXTRA = 2  # bins after the nodes: not counted, and two nodes in one block

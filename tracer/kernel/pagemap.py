@@ -68,7 +68,8 @@ class CountedPages:
     """One element for every entry that numa_maps counts, in address order within a span.
 
     span: index into the spans asked for. exclusive: mapped exactly once. anon: neither file nor shared memory.
-    node: node id. A transparent huge page has an element for each of its small pages, a hugetlb page one.
+    node: node id. address: of the page. A transparent huge page has an element for each of its small pages, a hugetlb
+    page one.
     """
 
     pfn: U64Array
@@ -76,6 +77,7 @@ class CountedPages:
     node: I64Array
     exclusive: npt.NDArray[np.bool_]
     anon: npt.NDArray[np.bool_]
+    address: I64Array
 
 
 class _Piece(NamedTuple):
@@ -197,7 +199,7 @@ class PagemapReader:
         return counts
 
     def counted_pages(self, pagemap: Pagemap, spans: Sequence[Span | tuple[int, int, int, bool]]) -> CountedPages:
-        """Every entry that `counts` counts, one by one: 26 bytes for each page, so for what fits."""
+        """Every entry that `counts` counts, one by one: 34 bytes for each page, so for what fits."""
         batches = list(_batches(self._pieces(pagemap, spans)))
         total = sum(batch.entries for batch in batches)
 
@@ -207,13 +209,15 @@ class PagemapReader:
         parts = list(self._map(collect, batches, total))
         if not parts:
             none = np.empty(0, dtype=np.int64)
-            return CountedPages(none.astype(np.uint64), none, none, none.astype(np.bool_), none.astype(np.bool_))
+            no, pfn = none.astype(np.bool_), none.astype(np.uint64)
+            return CountedPages(pfn, none, none, no, no, none)
         return CountedPages(
             np.concatenate([part.pfn for part in parts]),
             np.concatenate([part.span for part in parts]),
             np.concatenate([part.node for part in parts]),
             np.concatenate([part.exclusive for part in parts]),
             np.concatenate([part.anon for part in parts]),
+            np.concatenate([part.address for part in parts]),
         )
 
     def _map(self, work: Callable[[_Batch, _Scratch], T], batches: list[_Batch], total: int) -> Iterator[T]:
@@ -288,6 +292,7 @@ class PagemapReader:
             node=found.node[counted].astype(np.int64),
             exclusive=(entries & np.uint64(PM_EXCLUSIVE)) != 0,
             anon=(entries & np.uint64(PM_FILE)) == 0,
+            address=found.pick(batch.addresses())[counted].view(np.int64),
         )
 
     def _read(self, pagemap: Pagemap, batch: _Batch, scratch: _Scratch) -> _Found:

@@ -1,6 +1,6 @@
 """The walk: what a target's page tables say, read by BPF programs on demand, without any lock and without /proc.
 
-`PageTables` builds the programs of bpf/count.c, bpf/tables.c, bpf/vmas.c and bpf/probe.c for the running kernel and
+`PageTables` builds the programs of bpf/count.c, tables.c, vmas.c, probe.c and threads.c for the running kernel and
 learns where the direct map is. Whether the result can be believed is not taken for granted: `tracer.kernel.selftest`
 compares it with pagemap at every start. x86-64 only.
 """
@@ -47,6 +47,7 @@ SOURCES = (
     "calibrate.c",
     "find.c",
     "probe.c",
+    "threads.c",
     "maple.h",
     "vmas.c",
 )
@@ -154,6 +155,7 @@ class PageTables:
         self._vma_request, self._vma_ranges = programs.array("vma_request"), programs.array("vma_ranges")
         self._vmas, self._leaves = programs.array("vmas_found"), programs.array("vma_leaves")
         self._glance = programs.array("glance")
+        self._threads: int | None = None
 
     def _set_paging(self, field: np.void) -> None:
         field["direct_map"], field["address"], field["five"] = (
@@ -244,6 +246,29 @@ class PageTables:
         glance["mm"] = mm
         self._programs.run(self._look)
         return glance
+
+    def threads(self, mm: int) -> npt.NDArray[np.void] | None:
+        """The threads of the process that owns an mm, as `struct thread_found` records (bpf/threads.c), in the order in
+        which they were made; None where they cannot be told: the kernel does not keep the owner, or the list was lost
+        because threads ended meanwhile.
+        """
+        if "MM_OWNER" not in self.constants:
+            return None
+        programs = self._programs
+        if self._threads is None:
+            self._threads = programs.load("list_threads")
+            programs.chain("list_threads", "threads_again")
+        request, results = programs.array("thread_request")[0], programs.array("threads_found")
+        for field in request.dtype.names or ():
+            request[field] = mm if field == "mm" else 0
+        parts: list[npt.NDArray[np.void]] = []
+        while not request["done"]:
+            programs.run(self._threads)
+            if request["broken"]:
+                return None
+            parts.append(_joined([results[: request["count"]]]))
+            request["count"] = 0
+        return _joined(parts)
 
     # --- counts ---
 
