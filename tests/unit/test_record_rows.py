@@ -139,20 +139,24 @@ def _policies(draw: st.DrawFn, shot: Snapshot, before: Snapshot | None) -> Polic
         rows = [draw(MISPLACED) for _ in range(draw(st.integers(0, 3)) if vmas else 0)]
         wrong = misplaced(list({(row % vmas, *rest): 1 for row, *rest in rows}))
         return replace(old, changes=tuple(draw(st.lists(CHANGES, max_size=2))), misplaced=wrong)
-    bools, counts, amounts = (lambda: draw(st.booleans())), (lambda: draw(NUMBERS)), (lambda: draw(st.floats(0, 1e9)))
+
+    def each(values: st.SearchStrategy[Any]) -> list[Any]:
+        return [draw(values) for _ in shot.vmas]
+
     return Policies(
-        own=np.array([bools() for _ in shot.vmas], np.bool_),
-        governed=np.array([bools() for _ in shot.vmas], np.bool_),
+        own=np.array(each(st.booleans()), np.bool_),
+        governed=np.array(each(st.booleans()), np.bool_),
         allowed=tuple(draw(st.sampled_from(((), (0,), (0, 1, 2, 5))))),
         weights=draw(st.none() | st.lists(st.integers(1, 255), min_size=nodes, max_size=nodes).map(tuple)),
         threads=tuple(draw(st.lists(THREADS, max_size=3))),
         changes=tuple(draw(st.lists(CHANGES, max_size=2))),
-        rule=np.array([[counts() for _ in range(nodes)] for _ in shot.vmas], np.int64).reshape(vmas, nodes),
-        units=np.array([amounts() for _ in shot.vmas], np.float64),
-        huge=np.array([counts() for _ in shot.vmas], np.int64),
-        misplaced=misplaced([(row, *draw(MISPLACED)[1:]) for row in range(vmas) if bools()]),
-        pressure=pressure([[*(counts() for _ in range(2)), 2, 7] for _ in range(nodes)]),
-        observed=bools(),
+        rule=np.array(each(st.tuples(*[NUMBERS] * nodes)), np.int64).reshape(vmas, nodes),
+        units=np.array(each(st.floats(0, 1e9)), np.float64),
+        huge=np.array(each(NUMBERS), np.int64),
+        misplaced=misplaced([(row, *draw(MISPLACED)[1:]) for row in range(vmas) if draw(st.booleans())]),
+        # Even so little more is news.
+        pressure=pressure([(draw(NUMBERS), draw(NUMBERS), 2, 7) for _ in range(nodes)]),
+        observed=draw(st.booleans()),
     )
 
 

@@ -94,7 +94,7 @@ class Part:
         """Around what takes its values apart: the file may say anything in them."""
         try:
             yield
-        except (ValueError, TypeError, IndexError, pa.ArrowException) as error:
+        except (ValueError, TypeError, LookupError, pa.ArrowException) as error:
             raise self._damaged("a value in it cannot be what numatrace wrote") from error
 
     def _damaged(self, why: str) -> NumatraceError:
