@@ -31,7 +31,7 @@ from tracer.model.placement import apportion, expectation
 from tracer.model.policies import Misplaced, Policies, PolicyChange, Pressure, TaskPolicy
 from tracer.model.policy import DEFAULT, MODE_FLAGS, Mode, Policy
 from tracer.model.rule import Backing
-from tracer.model.spans import RESTLESS
+from tracer.model.spans import RESTLESS, gather_ranges
 from tracer.model.vma import Kind, Vma
 from tracer.session_events import Attribution
 from tracer.session_settle import Settler
@@ -45,6 +45,7 @@ _Range = tuple[int, int, Policy | None, Policy | None]
 PROMISELESS = (Mode.DEFAULT, Mode.LOCAL)
 PAGE = 4096
 REGION_SHIFT = 21
+REGION = 1 << REGION_SHIFT
 
 
 class Machine:
@@ -154,6 +155,7 @@ class PolicyWatch:
         self._owned, self._tasks = _Owned(), _Tasks()
         self._layout: Layout | None = None
         self._areas: list[Area] = []
+        self._made: dict[int, tuple[Vma, Area]] = {}
         self._fresh: set[tuple[int, int]] = set()
         self._looks = 0
         self._unsure = np.empty(0, np.int64)
@@ -212,19 +214,22 @@ class PolicyWatch:
     def _areas_of(self, layout: Layout) -> list[Area]:
         task = self._work.task_policy
         restless = (layout.spans.special & RESTLESS) != 0
-        areas = []
-        fresh = set()
+        bias = layout.spans.bias.tolist()
+        known, self._made = self._made, {}
+        areas, fresh = [], set()
         for row, vma in enumerate(layout.vmas):
             own = bool(layout.own_policy[row])
             policy = vma.policy if own else task
-            if policy.mode in PROMISELESS and not self._born:
-                continue
             existed, was = self._owned.at(vma.start)
             new = bool(self._looks) and own and not (existed and same_policy(was, policy))
             if new:
                 fresh.add((vma.start, vma.end))
             recent = new or (vma.start, vma.end) in self._fresh
-            areas.append(self._area(vma, policy, own, int(layout.spans.bias[row]), bool(restless[row]), recent))
+            made = known.get(vma.start)
+            if made is None or made[0] is not vma or made[1].policy != policy or made[1].fresh != recent:
+                made = vma, self._area(vma, policy, own, bias[row], bool(restless[row]), recent)
+            areas.append(made[1])
+            self._made[vma.start] = made
         self._fresh = fresh
         return areas
 
@@ -264,18 +269,18 @@ class PolicyWatch:
                 {size: self._machine.empty_pools(size) for size in pools},
             )
         )
-        self._unsure = self._differing(layout)
+        self._unsure = self._differing(layout, wanted)
 
-    def _differing(self, layout: Layout) -> Int64s:
-        """Regions of areas whose pages are not those that were counted: they changed between the two readings."""
-        totals = self._work.totals
-        rows = layout.spans.index_of(np.array([area.start for area in self._areas], np.int64))
+    def _differing(self, layout: Layout, regions: Int64s) -> Int64s:
+        """Of what was read: regions whose pages are not those that were counted, as they changed in between."""
+        spans = layout.spans
+        first = np.searchsorted(spans.end, regions << REGION_SHIFT, "right")
+        last = np.searchsorted(spans.start, regions + 1 << REGION_SHIFT, "left")
         parts = []
-        for area, row in zip(self._areas, rows.tolist(), strict=True):
-            sums = self._ledger.sums.get(area.start)
-            present = sums.present if sums is not None else np.zeros_like(totals[row])
-            if not np.array_equal(present, totals[row]):
-                parts.append(self._work.known_regions(area.start, area.end))
+        for row in np.unique(gather_ranges(first, last)).tolist():
+            sums, total = self._ledger.sums.get(int(spans.start[row])), self._work.totals[row]
+            if total.any() if sums is None else not np.array_equal(sums.present, total):
+                parts.append(self._work.known_regions(int(spans.start[row]), int(spans.end[row])))
         return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
 
     # --- what happened ---
@@ -284,25 +289,29 @@ class PolicyWatch:
         return Events(
             list(self._arrivals(before, drained)),
             self._moves(drained),
-            self._found(before),
+            self._found,
             self._reader.merged,
             self._reader.large,
         )
 
     def _arrivals(self, before: _Tasks, drained: Drained) -> Iterator[Arrival]:
         starts = np.array([area.start for area in self._areas], np.int64)
+        ends = np.array([area.end for area in self._areas], np.int64)
         for rows in drained.placed:
-            at = np.searchsorted(starts, rows.address + PAGE - 1, "right") - 1
-            columns = (rows.address, rows.kind, rows.sequence, rows.policy, rows.thread)
+            base = rows.address & -REGION
+            first, last = np.searchsorted(ends, base, "right"), np.searchsorted(starts, base + REGION, "left")
+            columns = (base, rows.kind, rows.sequence, rows.policy, rows.thread, first, last)
             for row, values in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-                address, kind, sequence, hashed, thread = values
-                area = self._areas[at[row]] if at[row] >= 0 else None
-                if area is None or address >= area.end:
-                    continue
+                begin, kind, sequence, hashed, thread, low, high = values
                 task = self._tasks.by_hash.get(hashed, before.by_hash.get(hashed)) if hashed else DEFAULT
                 how = How.COPIED if kind == FaultKind.COW else How.FAULT
-                origins = self._origins(area, address, sequence, task, thread, how, drained.calls)
-                yield Arrival(address >> REGION_SHIFT, rows.pages[row], origins, kind == FaultKind.HUGE)
+                # One span then may be several now: setting a policy splits VMAs.
+                for area in self._areas[low:high]:
+                    pages = _within(rows.pages[row], begin, area)
+                    if pages.any():
+                        address = begin + (int(pages.argmax()) << 12)
+                        origins = self._origins(area, address, sequence, task, thread, how, drained.calls)
+                        yield Arrival(begin >> REGION_SHIFT, pages, origins, kind == FaultKind.HUGE)
 
     def _origins(
         self,
@@ -343,9 +352,11 @@ class PolicyWatch:
                 moves.setdefault((address >> REGION_SHIFT, source, destination), Counter())[reason] += pages
         return moves
 
-    def _found(self, before: _Tasks) -> _Finder:
-        main = before.by_thread.get(self._pid, DEFAULT)
-        return _Finder(self._owned, main, self._born and not self._looks, bool(self._looks))
+    def _found(self, area: Area) -> Origin:
+        """The origin of pages that no event tells of, in a region that was never looked at."""
+        if self._looks:
+            return Origin(How.APPEARED)  # or moved here by mremap()
+        return Origin(How.INHERITED) if self._born else Origin(How.FOUND, area.policy, area.own)
 
     # --- changes ---
 
@@ -421,23 +432,14 @@ class PolicyWatch:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Finder:
-    """The origin of pages that were there when a region was looked at for the first time."""
-
-    owned: _Owned
-    main: Policy
-    inherited: bool
-    known: bool
-
-    def __call__(self, area: Area) -> Origin:
-        if self.inherited:
-            return Origin(How.INHERITED)
-        if not self.known:
-            return Origin(How.FOUND)
-        # The VMA had no promising policy at the last look, and was not looked at page by page.
-        was = self.owned.at(area.start)[1]
-        return Origin(How.FOUND, was or self.main, was is not None)
+def _within(pages: npt.NDArray[np.bool_], begin: int, area: Area) -> npt.NDArray[np.bool_]:
+    """Those of the pages of a region, which begins at an address, that lie in an area."""
+    low, high = max(0, area.start - begin >> 12), max(0, area.end - begin >> 12)
+    if low == 0 and high >= len(pages):
+        return pages
+    inside = np.zeros_like(pages)
+    inside[low:high] = pages[low:high]
+    return inside
 
 
 def _policy_by_calls(

@@ -111,6 +111,7 @@ def test_a_fault_in_the_interval_of_the_change_is_older_if_it_does_not_fit(ledge
         (DEFAULT, How.FAULT, Cause.OTHER_TASK),
         (SPREAD, How.FAULT, Cause.BEFORE_TASK),
         (DEFAULT, How.COPIED, Cause.COPIED),
+        (SPREAD, How.COPIED, Cause.COPIED),
     ],
 )
 def test_another_threads_policy(ledger: PageLedger, now: Policy, how: How, cause: Cause) -> None:

@@ -1,6 +1,6 @@
-"""What every page of the VMAs with a policy remembers: on which node it lies, and how it came there. Pure.
+"""What every page of some VMAs remembers: on which node it lies, and how it came there. Pure.
 
-`PageLedger` is told which areas make a promise, what was found in regions, and what happened to their pages since they
+`PageLedger` is told which areas these are, what was found in regions, and what happened to their pages since they
 were last looked at. It keeps five bytes a page, and sums by area that are brought up to date with the regions that
 changed, so that a look costs what changed.
 """
@@ -61,14 +61,14 @@ class Arrival(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Events:
     """What happened since the last look. arrivals: in no order. moves: by (region, node left, node reached) the reasons
-    with how many pages each, as far as flows were followed. found: the origin of pages of an area, by its start, that
-    were there without any event when a region was looked at for the first time. merged, large: of page addresses,
+    with how many pages each, as far as flows were followed. found: the origin of pages of an area that were there
+    without any event when a region was looked at for the first time. merged, large: of page addresses,
     whether KSM holds the page, and whether it is part of a large folio.
     """
 
     arrivals: Sequence[Arrival] = ()
     moves: Mapping[tuple[int, int, int], Counter[int]] = field(default_factory=dict)
-    found: Callable[[Area], Origin] = lambda area: Origin(How.FOUND)
+    found: Callable[[Area], Origin] = lambda area: Origin(How.FOUND, area.policy, area.own)
     merged: Callable[[Int64s], Bools] = lambda addresses: np.zeros(len(addresses), bool)
     large: Callable[[Int64s], Bools] = lambda addresses: np.zeros(len(addresses), bool)
 
@@ -132,20 +132,25 @@ class PageLedger:
     # --- areas ---
 
     def cover(self, areas: Sequence[Area]) -> None:
-        """These are the areas now, in address order. Regions in none of them are forgotten."""
-        if list(areas) == self._areas:
+        """These are the areas now, in address order; the same object as before is one that has not changed. Regions in
+        none of them are forgotten."""
+        before, kept = self._areas, {id(area) for area in self._areas}
+        present = {id(area) for area in areas}
+        changed = [area for area in areas if id(area) not in kept] + [
+            area for area in before if id(area) not in present
+        ]
+        if not changed:
             return
-        before, self._areas = self._areas, list(areas)
+        self._areas = list(areas)
         self._starts = np.array([area.start for area in areas], np.int64)
         self._ends = np.array([area.end for area in areas], np.int64)
-        changed = set(before) ^ set(self._areas)
         for area in changed:
             self._stale |= self._known_in(area.start, area.end)
         for region in [region for region in self._stale if not self._covered(region)]:
             self._forget(region)
-        present = {area.start for area in self._areas}
-        for start in [start for start in self.sums if start not in present]:
-            del self.sums[start]
+        starts = {area.start for area in self._areas}
+        for start in {area.start for area in before} - starts:
+            self.sums.pop(start, None)
 
     def _known_in(self, start: int, end: int) -> set[int]:
         first, last = start >> REGION_SHIFT, (end - 1) >> REGION_SHIFT

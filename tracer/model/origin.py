@@ -38,9 +38,10 @@ class How(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """how: see `How`. policy: the one that governed the allocation, None where it is not known. own: it was that of the
-    VMA, not of the thread. thread: that faulted, 0 where none did. weights: of weighted interleave then, by node id.
-    full: nodes whose allocations others had to serve in that interval. reason: of a migration, otherwise -1.
+    """how: see `How`. policy: the one that governed the allocation, or, of a page that was found, the one in force
+    then; None where it is not known. own: it was that of the VMA, not of the thread. thread: that faulted, 0 where
+    none did. weights: of weighted interleave then, by node id. full: nodes whose
+    allocations others had to serve in that interval. reason: of a migration, otherwise -1.
     """
 
     how: How
@@ -54,7 +55,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """A VMA whose policy makes a promise.
+    """A VMA, with what its policy promises.
 
     start, end: addresses. policy: the one in force, own: it is the VMA's (or its shared memory's). backing: how its
     pages are numbered. shared: tmpfs. file: of another file system, whose cached pages no VMA governs. page_pages:
@@ -98,8 +99,6 @@ def cause_of(origin: Origin, area: Area, expected: int, fits_old_weights: bool, 
         return Cause.INHERITED
     if origin.how is How.APPEARED:
         return Cause.SHARED if area.shared else Cause.UNKNOWN
-    if origin.how is How.FOUND and origin.policy is None:
-        return Cause.UNKNOWN
     if not same_policy(origin.policy, area.policy):
         return _under_another(origin, area, standing)
     if origin.how is How.MOVED:
@@ -113,11 +112,13 @@ def cause_of(origin: Origin, area: Area, expected: int, fits_old_weights: bool, 
 
 def _under_another(origin: Origin, area: Area, standing: Standing) -> Cause:
     """The page came under another policy than the one in force now."""
-    if area.own or origin.how not in (How.FAULT, How.COPIED):
+    if area.own:
         return Cause.BEFORE_POLICY
-    if same_policy(standing.threads.get(origin.thread), area.policy):
-        return Cause.BEFORE_TASK
-    return Cause.COPIED if origin.how is How.COPIED else Cause.OTHER_TASK
+    if origin.how is How.COPIED:
+        return Cause.COPIED
+    # What moved, or was there at the first look, has no thread: the policy is the main thread's, which had another.
+    theirs = standing.threads.get(origin.thread) if origin.how is How.FAULT else area.policy
+    return Cause.BEFORE_TASK if same_policy(theirs, area.policy) else Cause.OTHER_TASK
 
 
 def _under_this(origin: Origin, area: Area, expected: int, fits_old_weights: bool, standing: Standing) -> Cause:
