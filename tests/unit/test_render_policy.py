@@ -112,7 +112,8 @@ def test_text_of_a_target() -> None:
         "",
         (
             "# sum: 4 VMAs with pages (1 as-promised, 1 skewed, 1 cannot-apply, 1 no-policy), 2000 pages under a "
-            "policy, 307 elsewhere than promised: 200 before-policy, 90 moved (numa_misplaced), 10 node-full, 7 page-cache"
+            "policy, 307 elsewhere than promised: 200 before-policy, 90 moved (numa_misplaced), 10 node-full, "
+            "7 page-cache"
         ),
     ]
 

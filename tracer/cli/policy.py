@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tracer.cli import options
@@ -176,7 +177,8 @@ def _run_recorded(arguments: Namespace, path: str) -> int:
         chosen = Chosen(recording, arguments)
         view = PolicyView(arguments, chosen.open_ended, asked)
         index = chosen.last_alive() if arguments.at is None else parse_moment(arguments.at, recording)
-        sample = chosen.at(index)
+        # Who ended just then was seen last in a sample before.
+        sample = replace(chosen.at(index), ended=())
         if not sample.snapshots:
             seen = recording.time(chosen.last_alive()).astimezone()
             raise NumatraceError(

@@ -267,6 +267,7 @@ def _info(sample: Sample, arguments: Namespace, target: Target, wants: Wants) ->
         faults=wants.faults,
         threads=wants.threads,
         regions=wants.regions,
+        policies=wants.policies,
         started=timestamp(sample.time),
     )
 
