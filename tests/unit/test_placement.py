@@ -180,6 +180,23 @@ def test_of_equals_the_first_gets_the_page_that_is_left() -> None:
     assert placement.apportion(np.full(3, 1 / 3), 11).tolist() == [4, 4, 3]
 
 
+@given(st.lists(st.integers(0, 300), min_size=2, max_size=8))
+def test_of_equals_the_page_that_is_left_goes_where_there_are_more(pages: list[int]) -> None:
+    """With equal shares no other way of rounding leaves fewer pages beyond their share."""
+    actual, count = np.array(pages), len(pages)
+    even = placement.apportion(np.full(count, 1 / count), int(actual.sum()), actual)
+    assert even.sum() == actual.sum()
+    assert even.max() - even.min() <= 1
+    floor = int(actual.sum()) // count
+    above = sum(number > floor for number in pages)
+    least = sum(max(0, number - floor) for number in pages) - min(int(actual.sum()) % count, above)
+    assert np.maximum(actual - even, 0).sum() == least
+
+
+def test_weights_come_before_what_is_there() -> None:
+    assert placement.apportion(np.array([0.6, 0.4]), 6, np.array([0, 6])).tolist() == [4, 2]
+
+
 # -- cells --------------------------------------------------------------------------------------------------------
 
 

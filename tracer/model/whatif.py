@@ -152,7 +152,9 @@ def _check_nodes(snapshot: Snapshot, policy: Policy) -> None:
         allowed = snapshot.policies.allowed
         outside = [node for node in policy.nodes if node not in allowed]
         if outside:
-            raise ValueError(f"{_named(outside)} not in the cpuset of the process, which has {format_nodes(allowed)}")
+            are = "is" if len(outside) == 1 else "are"
+            have = format_nodes(allowed)
+            raise ValueError(f"{_named(outside)} {are} not in the cpuset of the process, which has {have}")
 
 
 def _named(nodes: Sequence[int]) -> str:

@@ -15,7 +15,7 @@ _EXPLAINED = {
     Cause.OUTSIDE_CPUSET: "the node whose turn it was is not in the cpuset",
     Cause.PAGE_CACHE: "page cache of a file: placed for whoever read it first, whatever the policy of this memory",
     Cause.SHARED: "shared memory that was there already: another process or an earlier mapping put it there",
-    Cause.MOVED: "moved after it was allocated",
+    Cause.MOVED: "moved after allocation",
     Cause.COLLAPSED: "made into a huge page on the node where most of its small pages were",
     Cause.GRANULARITY: "fits the policy, which goes by huge pages here and so is coarse",
     Cause.PATTERN: "fits the policy by its address, but the addresses that were touched favour some nodes",
@@ -79,7 +79,7 @@ _STOP_MOVING["syscall_or_cpuset"] = _STOP_MOVING["syscall"]
 def explain(cause: Cause, reason: str = "") -> str:
     """What put such pages there. reason: of a migration, by the name that `Misplaced.reasons` has, else ""."""
     if cause is Cause.MOVED and reason:
-        return f"{_EXPLAINED[cause]} by {_MOVERS.get(reason, reason)}"
+        return f"{_EXPLAINED[cause]}, by {_MOVERS.get(reason, reason)}"
     return _EXPLAINED[cause]
 
 
