@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.unit.live_fakes import BIND, HEAP, INTERLEAVE, NODES, areas, at
-from tests.unit.snapshots import REASONS, TIME, faults, flows, snapshot, vma
+from tests.unit.live_fakes import INTERLEAVE, NODES, areas, at
+from tests.unit.snapshots import REASONS, TIME, faults, flows, snapshot
 from tracer.model.cause import Cause
 from tracer.model.policies import Misplaced, Policies, PolicyChange, Pressure, TaskPolicy
 from tracer.model.policy import DEFAULT, Mode, Policy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -168,6 +169,9 @@ def _cells(key: Key) -> int:
     return len(_first_name(key)) + len(key.label) + 1
 
 
+_HELP_WIDTH = 78
+"""Cells of what the help says of the screen: it fits on the narrowest terminal that is common."""
+
 HELP = """\
 Each row is a memory area (VMA). PAGES are counted as in /proc/PID/numa_maps: a page of hugetlbfs is 1, a transparent
 huge page 512. NODES shows on which nodes they are, each node in its colour or with its digit. CHANGE is against the
@@ -183,4 +187,7 @@ stalest count was confirmed. refresh: CPU time that the last sample took, and re
 
 def help_lines(keys: tuple[Key, ...]) -> list[str]:
     """The keys, one a line, and what the screen shows."""
-    return [f"{key.shown:>12}  {key.text}" for key in keys if key.shown] + ["", *HELP.split("\n")]
+    lines = [f"{key.shown:>12}  {key.text}" for key in keys if key.shown]
+    for paragraph in HELP.split("\n\n"):
+        lines += ["", *textwrap.wrap(paragraph, _HELP_WIDTH)]
+    return lines

@@ -42,7 +42,7 @@ def ruling(history: History, verdicts: Verdicts) -> Ruling:
     shots = [shot for shot in sample.snapshots if shot.policies is not None]
     found: list[Finding] = []
     for shot in shots:
-        found += [it for it in verdicts.of(shot, range(len(shot.vmas))) if it is not None]
+        found += [it for it in verdicts.ruled(shot).values() if it is not None]
     return Ruling(
         shots=shots,
         targets=len(sample.snapshots),

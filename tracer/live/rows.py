@@ -198,8 +198,8 @@ class Rows:
         """Which VMAs of a target have `needle` (lower case) in their name, policy, verdict or address."""
         matching = self.listings[index].matches(needle)
         shot = self.shots[index]
-        # All VMAs are judged for it, so only where it can be a verdict that is looked for.
-        if shot.policies is None or not any(needle in word for word in VERDICT_WORDS.values()):
+        # All VMAs are judged for it, so only where it can be a verdict that is looked for: not at its first letter.
+        if shot.policies is None or len(needle) < 2 or not any(needle in word for word in VERDICT_WORDS.values()):
             return matching
         words = self.verdicts.words(shot)
         return matching | np.fromiter((needle in word for word in words), np.bool_, len(words))

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.model.policies import Misplaced, Policies
+from tracer.model.policy import Mode
 from tracer.model.snapshot import Snapshot
 from tracer.model.verdict import Finding, Verdict, findings
 
@@ -34,6 +35,7 @@ _WORST_FIRST = (
     Verdict.NO_POLICY,
 )
 _PLACE = {verdict: place for place, verdict in enumerate(_WORST_FIRST)}
+_BY_TOUCH = frozenset({int(Mode.DEFAULT), int(Mode.LOCAL)})
 _STEP = 1 << 48
 """More pages than any VMA has."""
 
@@ -93,19 +95,27 @@ class Verdicts:
             return [""] * len(shot.vmas)
         known = self._of(shot)
         if known.words is None:
-            found = self.of(shot, range(len(shot.vmas)))
-            known.words = [VERDICT_WORDS[it.verdict] if it is not None else "" for it in found]
+            found = self.ruled(shot)
+            words = {row: VERDICT_WORDS[it.verdict] for row, it in found.items() if it is not None}
+            known.words = [words.get(row, "") for row in range(len(shot.vmas))]
         return known.words
 
     def ranks(self, shot: Snapshot) -> Int64s:
         """The place of every VMA in the order of verdicts: skewed ones first, those with most pages elsewhere first."""
+        last = np.full(len(shot.vmas), len(_WORST_FIRST) * _STEP, np.int64)
         if shot.policies is None:
-            return np.full(len(shot.vmas), len(_WORST_FIRST) * _STEP, np.int64)
+            return last
         known = self._of(shot)
         if known.ranks is None:
-            found = self.of(shot, range(len(shot.vmas)))
-            known.ranks = np.fromiter(map(_rank, found), np.int64, len(found))
+            found = self.ruled(shot)
+            last[list(found)] = [_rank(it) for it in found.values()]
+            known.ranks = last
         return known.ranks
+
+    def ruled(self, shot: Snapshot) -> dict[int, Finding | None]:
+        """Of the VMAs that a policy says anything about: of the others the verdict is known, and they are many."""
+        rows = [row for row, vma in enumerate(shot.vmas) if vma.policy.mode not in _BY_TOUCH]
+        return dict(zip(rows, self.of(shot, rows), strict=True))
 
 
 def _rank(finding: Finding | None) -> int:
