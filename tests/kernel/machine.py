@@ -22,6 +22,8 @@ __all__ = [
     "owned",
     "quiet",
     "results",
+    "same_page_merging",
+    "setting",
     "swap",
 ]
 
@@ -57,7 +59,7 @@ def _chosen(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _set(path: Path, value: str) -> Iterator[None]:
+def setting(path: Path, value: str) -> Iterator[None]:
     """Give a setting a value for a while. A kernel without the setting has nothing to switch off."""
     try:
         before = _chosen(path.read_text())
@@ -96,7 +98,21 @@ def quiet() -> Iterator[None]:
     """NUMA balancing, khugepaged, KSM, proactive compaction and demotion at rest."""
     with contextlib.ExitStack() as stack:
         for path, value in _QUIET.items():
-            stack.enter_context(_set(path, value))
+            stack.enter_context(setting(path, value))
+        yield
+
+
+@contextlib.contextmanager
+def same_page_merging() -> Iterator[None]:
+    """KSM at work, after it has gone over all pages that it may merge. What it merged stays so until it is written."""
+    ksm = Path("/sys/kernel/mm/ksm")
+    with contextlib.ExitStack() as stack:
+        for name, value in (("sleep_millisecs", "0"), ("pages_to_scan", "10000"), ("smart_scan", "0"), ("run", "1")):
+            stack.enter_context(setting(ksm / name, value))
+        scans = ksm / "full_scans"
+        enough = int(scans.read_text()) + 3  # a checksum, the unstable tree, and a scan that had begun before
+        while int(scans.read_text()) < enough:
+            os.sched_yield()
         yield
 
 
@@ -106,7 +122,7 @@ def huge_pages(wanted: int) -> Iterator[int]:
     pool = _HUGE_PAGES / "hugepages-2048kB"
     have = int((pool / "nr_hugepages").read_text())
     free = int((pool / "free_hugepages").read_text())
-    with _set(pool / "nr_hugepages", str(have + max(0, wanted - free))):
+    with setting(pool / "nr_hugepages", str(have + max(0, wanted - free))):
         yield int((pool / "free_hugepages").read_text())
 
 
@@ -119,7 +135,7 @@ def gigantic_pages() -> Iterator[int]:
         yield 0
         return
     wanted = "1" if available >= _ENOUGH_FOR_GIGANTIC else (pool / "nr_hugepages").read_text().strip()
-    with _set(pool / "nr_hugepages", wanted):
+    with setting(pool / "nr_hugepages", wanted):
         yield int((pool / "free_hugepages").read_text())
 
 
@@ -161,10 +177,10 @@ def numa_balancing() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         _set_policy(_MPOL_BIND, everywhere)
         stack.callback(_set_policy, 0, 0)
-        stack.enter_context(_set(debug / "scan_delay_ms", "100"))
-        stack.enter_context(_set(debug / "scan_period_min_ms", "100"))
-        stack.enter_context(_set(debug / "scan_period_max_ms", "1000"))
-        stack.enter_context(_set(Path("/proc/sys/kernel/numa_balancing"), "1"))
+        stack.enter_context(setting(debug / "scan_delay_ms", "100"))
+        stack.enter_context(setting(debug / "scan_period_min_ms", "100"))
+        stack.enter_context(setting(debug / "scan_period_max_ms", "1000"))
+        stack.enter_context(setting(Path("/proc/sys/kernel/numa_balancing"), "1"))
         yield
 
 

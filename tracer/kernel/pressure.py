@@ -26,7 +26,7 @@ _READ_BYTES = 1 << 16
 
 _FOREIGN = re.compile(rb"^numa_foreign (\d+)$", re.MULTILINE)
 _FREE = re.compile(rb"^nr_free_pages (\d+)$", re.MULTILINE)
-_ZONE_OR_WATERMARK = re.compile(rb"^Node (\d+), zone |^ +(low|high) +(\d+)$", re.MULTILINE)
+_ZONE_OR_WATERMARK = re.compile(rb"^Node (\d+), zone |^ {8}(low|high) +(\d+)$", re.MULTILINE)
 _ALLOWED = re.compile(rb"^Mems_allowed_list:\s*(.*)$", re.MULTILINE)
 
 Int64s = npt.NDArray[np.int64]
