@@ -761,6 +761,7 @@ def test_completion_for_bash_is_a_script_that_knows_the_options(capfd: Capture) 
         "maps",
         "flows",
         "faults",
+        "policy",
         "completion",
         "--follow-forks",
         "--cgroup",
@@ -771,6 +772,8 @@ def test_completion_for_bash_is_a_script_that_knows_the_options(capfd: Capture) 
         "pagemap",
         "maps_pos_0_COMPGEN=_shtab_compgen_files",
         "diff_pos_0_COMPGEN=_shtab_compgen_files",
+        "policy_pos_0_COMPGEN=_shtab_compgen_files",
+        "--trace-policy",
     ):
         assert word in script
 
@@ -779,7 +782,7 @@ def test_completion_for_bash_finds_recordings(tmp_path: Path, capfd: Capture) ->
     assert main(["completion", "bash"]) == 0
     script = capfd.readouterr().out
     (tmp_path / "day.parquet").touch()
-    for words in ("maps d", "maps --at +3s d", "flows -q d", "diff day.parquet d"):
+    for words in ("maps d", "maps --at +3s d", "flows -q d", "policy --all d", "diff day.parquet d"):
         ask = f"COMP_WORDS=(numatrace {words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _shtab_numatrace; "
         code = f"{script}\n{ask} echo ${{COMPREPLY[@]}}"
         done = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=30)
