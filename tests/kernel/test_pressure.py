@@ -54,6 +54,7 @@ def test_a_weight_that_somebody_sets_shows_at_once(quiet_machine: None, nodes: l
     if not WEIGHTS.is_dir():
         assert read_weights(nodes) is None
         return
+    # That ends the kernel's own choice of weights (6.16); a machine that tells no bandwidths cannot have it again.
     with machine.setting(WEIGHTS / f"node{nodes[-1]}", "7"):
         told = read_weights(nodes)
         assert told is not None

@@ -125,7 +125,8 @@ def read_weights(node_ids: Sequence[int], sys_root: Path = SYS) -> tuple[int, ..
     """Weights of weighted interleave in force, by node of `node_ids`; None where the kernel has none (before 6.9).
 
     The files tell the weights in force, whether somebody wrote them or the kernel took them from the nodes' bandwidths
-    (`auto`, 6.16): mm/mempolicy.c node_show() and get_il_weight(). A node without a file has the kernel's default, 1.
+    (6.16 and later; Documentation/ABI/testing/sysfs-kernel-mm-mempolicy-weighted-interleave). A node without a file has
+    the default, 1.
     """
     directory = sys_root / "kernel/mm/mempolicy/weighted_interleave"
     if not directory.is_dir():
