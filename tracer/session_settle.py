@@ -92,7 +92,8 @@ class _Audit:
 class Settler:
     """Counters of one address space that the hooks trace already under `number`.
 
-    pagemap: that of the process, opened while it had this mm. budget: for audits.
+    pagemap: that of the process, opened while it had this mm. budget: for audits. memory: what reads the target, made
+    here if none is given.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Settler:
         number: int,
         budget: Budget,
         progress: Callable[[str, int, int], None],
+        memory: WalkedMemory | None = None,
     ) -> None:
         assert machinery.hooks is not None
         assert machinery.tables is not None
@@ -111,7 +113,7 @@ class Settler:
         self._budget, self._progress = budget, progress
         self._pagemap, self.pid = pagemap, pagemap.pid
         self.reader = machinery.reader
-        self.memory = WalkedMemory(self._tables, pagemap, machinery.frames, mm, self.reader)
+        self.memory = memory or WalkedMemory(self._tables, pagemap, machinery.frames, mm, self.reader)
         self._nodes = machinery.topology.nr_node_ids
         self._drift = 0
         self._policy = DEFAULT
