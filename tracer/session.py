@@ -366,3 +366,4 @@ class _Ghost(Process):
     def __init__(self, birth: Birth) -> None:
         self.pid, self.namespace_pid, self.comm = birth.pid, birth.pid, birth.comm
         self.work, self.state, self.printed = None, None, None
+        self.watch, self.policies, self.born = None, None, False
