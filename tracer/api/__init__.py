@@ -33,6 +33,8 @@ def attach(
     flows: bool = True,
     faults: bool = True,
     threads: bool = False,
+    policies: bool = False,
+    policy_calls: bool = False,
     follow_forks: bool = False,
     full: bool = False,
     keep: int = DEFAULT_KEEP,
@@ -44,9 +46,11 @@ def attach(
     """Watch a process, or several, from now on; the first sample is taken at once.
 
     every: seconds between the samples of `watch()`. flows, faults: tell them; that takes root and BPF. threads: tell
-    the faults of each thread apart. follow_forks: children too, and theirs. full: with the columns of
-    `numatrace maps --full`. keep: the last so many samples are kept whole. hooks, reader, seed and audit_cpu (a
-    fraction of one CPU): as on the command line.
+    the faults of each thread apart. policies: tell why pages lie elsewhere than their policies promise; that takes root
+    and BPF, too. policy_calls: trace the system calls that set policies, for the exact time of each change; that makes
+    every system call of the whole machine a little slower. follow_forks: children too, and theirs. full: with the
+    columns of `numatrace maps --full`. keep: the last so many samples are kept whole. hooks, reader, seed and audit_cpu
+    (a fraction of one CPU): as on the command line.
 
     Raises TargetGone for a process that does not exist, NumatraceError where one cannot be watched, both with a hint
     on what to do; ValueError and TypeError for arguments that make no sense.
@@ -57,7 +61,18 @@ def attach(
     pids = (pid,) if isinstance(pid, int) else tuple(pid)
     interval = DEFAULT_INTERVAL_S if every is None else every
     _check(pids, interval, keep)
-    options = Options(hooks, reader, seed, full, audit_cpu, flows, faults or threads, threads)
+    options = Options(
+        hooks=hooks,
+        reader=reader,
+        seed=seed,
+        details=full,
+        audit_cpu=audit_cpu,
+        flows=flows,
+        faults=faults or threads,
+        threads=threads,
+        policies=policies or policy_calls,
+        policy_calls=policy_calls,
+    )
     try:
         return Attached(Selection(pids, follow_forks), options, interval, keep)
     except HooksMissing as error:

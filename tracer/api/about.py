@@ -39,5 +39,6 @@ def describe(selection: Selection, options: Options, every_s: float, first: Samp
         faults=options.faults or options.threads,
         threads=options.threads,
         regions=options.regions,
+        policies=options.policies,
         started=first.time.isoformat(timespec="microseconds").replace("+00:00", "Z"),
     )

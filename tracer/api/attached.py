@@ -43,7 +43,7 @@ class Attached(Placements):
 
     Nothing is read behind your back: `refresh()` and `watch()` take samples, and all frames tell of the samples taken
     so far. They stay when the processes have ended and after `close()`. Of the last `keep` samples the whole placement
-    is kept, of older ones the totals, flows, faults and trust.
+    is kept, of older ones the totals, flows, faults, changes of policies and trust.
     """
 
     def __init__(
@@ -174,6 +174,11 @@ class Attached(Placements):
         """As of every `Placements`; NumatraceError where they were not asked for in `attach`."""
         check_asked(self._info.faults, "faults")
         return self._history.faults.frame(self._times(), *self._span(since, until))
+
+    def policy_changes(self, since: Moment | None = None, until: Moment | None = None) -> pd.DataFrame:
+        """As of every `Placements`; NumatraceError where policies were not asked for in `attach`."""
+        check_asked(self._info.policies, "policies")
+        return self._history.policy_changes.frame(self._times(), *self._span(since, until))
 
     def trust(self) -> pd.DataFrame:
         return self._history.trust.frame(self._times(), 0, len(self) - 1)

@@ -1,4 +1,5 @@
-"""What the samples of a live session have told, in columns that only grow: totals, flows, faults and trust."""
+"""What the samples of a live session have told, in columns that only grow: totals, flows, faults, changes of policies
+and trust."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tracer.api import frames
+from tracer.api import frames, policy_frames
 from tracer.model.events import Faults, Flows, Kind
 from tracer.model.sample import Sample
 from tracer.model.snapshot import Snapshot
@@ -59,6 +60,7 @@ class History:
     def __init__(self) -> None:
         self.flows = Log(frames.FLOWS)
         self.faults = Log(frames.FAULTS)
+        self.policy_changes = Log(policy_frames.POLICY_CHANGES)
         self.trust = Log(frames.TRUST)
         self._times = array("q")
         self._totals: list[tuple[tuple[int, ...], tuple[int, ...], npt.NDArray[np.int64]]] = []
@@ -71,9 +73,11 @@ class History:
                 self.flows.extend(_flow_columns(shot, shot.flows))
             if shot.faults is not None and len(shot.faults.vma):
                 self.faults.extend(_fault_columns(shot, shot.faults))
+            if shot.policies is not None and shot.policies.changes:
+                self.policy_changes.extend(policy_frames.change_columns(shot, shot.policies.changes))
         for shot in sample.snapshots:
             self.trust.extend(_trust_columns(shot, sample.untraced))
-        for log in (self.flows, self.faults, self.trust):
+        for log in (self.flows, self.faults, self.policy_changes, self.trust):
             log.end_sample()
         if sample.node_ids != self.node_ids:
             self.node_ids = tuple(sorted({*self.node_ids, *sample.node_ids}))

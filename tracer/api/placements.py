@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tracer.api import frames
+from tracer.api import frames, policy_frames
 from tracer.api.moments import Moment, find
 from tracer.errors import NumatraceError
 from tracer.model.sample import Sample
+from tracer.model.verdict import SIGNIFICANCE, TOLERANCE, Limits
 
 if TYPE_CHECKING:
     from tracer.record.schema import Info
@@ -87,6 +88,30 @@ class Placements(ABC):
         """Where the pages are, in long form: a row per VMA and node on which it has pages."""
         return frames.placement(self.sample(at), self.node_ids)
 
+    # --- policies at a moment ---
+
+    def policies(
+        self, at: Moment | None = None, *, significance: float = SIGNIFICANCE, tolerance: float = TOLERANCE
+    ) -> pd.DataFrame:
+        """Whether pages lie as the policies in force promise: a row per VMA with pages of every process that lives at
+        that moment; None: the last one.
+
+        significance: a spread that chance gives less often is no chance. tolerance: the share of the pages that may lie
+        elsewhere before that says anything. ValueError unless both are from 0 to 1.
+        """
+        limits = _limits(significance, tolerance)
+        return policy_frames.policies(self.sample(at), self.node_ids, limits)
+
+    def causes(self, at: Moment | None = None) -> pd.DataFrame:
+        """Why pages lie elsewhere than their policy promises: a row per VMA, cause, reason of a migration, node where
+        the pages lie and node that the policy gives them. Where policies were not asked for all is unknown."""
+        return policy_frames.causes(self.sample(at))
+
+    def thread_policies(self, at: Moment | None = None) -> pd.DataFrame:
+        """The task policy of each thread, the main thread first. NumatraceError where policies were not asked for."""
+        check_asked(self.info.policies, "policies")
+        return policy_frames.thread_policies(self.sample(at))
+
     # --- over time ---
 
     @abstractmethod
@@ -106,6 +131,10 @@ class Placements(ABC):
         """Page faults: a row per sample, VMA, node of the CPU, node of the page, kind and thread."""
 
     @abstractmethod
+    def policy_changes(self, since: Moment | None = None, until: Moment | None = None) -> pd.DataFrame:
+        """Policies of memory and of threads that became others: a row for each change, in order of time."""
+
+    @abstractmethod
     def trust(self) -> pd.DataFrame:
         """How far to believe each sample of each process, and what it cost."""
 
@@ -121,6 +150,13 @@ class Placements(ABC):
         """
         first = 0 if since is None else self._index(since) + 1
         return first, self._index(until)
+
+
+def _limits(significance: float, tolerance: float) -> Limits:
+    for name, share in (("significance", significance), ("tolerance", tolerance)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} is {share!r}: it is a share, from 0 to 1")
+    return Limits(significance, tolerance)
 
 
 def check_by(by: object) -> None:

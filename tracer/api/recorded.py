@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tracer.api import frames
+from tracer.api import frames, policy_frames
 from tracer.api.moments import Moment
 from tracer.api.placements import Placements, check_asked, check_by, totals_frame
 from tracer.model.sample import Sample
@@ -84,6 +84,18 @@ class Recorded(Placements):
         check_asked(self.info.faults, "faults")
         return frames.frame(frames.FAULTS, self._happened("faults", since, until))
 
+    def policy_changes(self, since: Moment | None = None, until: Moment | None = None) -> pd.DataFrame:
+        """As of every `Placements`; NumatraceError where policies were not recorded."""
+        check_asked(self.info.policies, "policies")
+        from tracer.record.explode import arrays, exploded
+
+        table = self._between(since, until, "target", "ended", columns=["time", "pid", "policy_changes"])
+        columns = arrays(exploded(table, "policy_changes", "change_"))
+        for name in ("exact", "thread", "start", "end", "call"):
+            columns[name] = columns[f"change_{name}"]
+        columns |= {"changed": columns["change_time"], "old": columns["change_old_policy"]}
+        return frames.frame(policy_frames.POLICY_CHANGES, columns | {"new": columns["change_new_policy"]})
+
     def trust(self) -> pd.DataFrame:
         columns = self._rows("target", columns=[name for name in frames.TRUST if name != "untraced"])
         untraced = self._rows("machine", columns=["time", "untraced"])
@@ -93,16 +105,19 @@ class Recorded(Placements):
         return frames.frame(frames.TRUST, columns | {"untraced": counts[known]})
 
     def _happened(self, what: str, since: Moment | None, until: Moment | None, *more: str) -> dict[str, Any]:
-        first, last = self._span(since, until)
         wanted = ["time", "pid", "start", "end", "name", *more, what]
-        if last < first:  # nothing lies between: the columns, and no row
-            table = self._recording.rows(*_HAPPENED, columns=wanted, first=0, last=0).slice(0, 0)
-        else:
-            table = self._recording.rows(*_HAPPENED, columns=wanted, first=first, last=last)
+        table = self._between(since, until, *_HAPPENED, columns=wanted)
         from tracer.record.explode import arrays, exploded
 
         nowhere = {"start": frames.NOWHERE, "end": frames.NOWHERE, "page_kb": _PAGE_KB}
         return arrays(exploded(table, what), nowhere)
+
+    def _between(self, since: Moment | None, until: Moment | None, *events: str, columns: Sequence[str]) -> Any:
+        """The `pyarrow.Table` of the rows of what happened between."""
+        first, last = self._span(since, until)
+        if last < first:  # nothing lies between: the columns, and no row
+            return self._recording.rows(*events, columns=columns, first=0, last=0).slice(0, 0)
+        return self._recording.rows(*events, columns=columns, first=first, last=last)
 
     def _rows(self, *events: str, columns: Sequence[str]) -> dict[str, Any]:
         return self._arrays(self._recording.rows(*events, columns=columns))

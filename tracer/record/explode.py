@@ -5,7 +5,7 @@ Called by the Python interface, which knows numpy and pandas but not Arrow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,19 +18,29 @@ __all__ = ["arrays", "exploded"]
 Array = npt.NDArray[Any]
 
 
-def exploded(table: Any, column: str) -> Any:
+def exploded(table: Any, column: str, prefix: str = "") -> Any:
     """The `pyarrow.Table` with a row for each element of `column`, a list of structs, in their order.
 
-    The fields of the structs take the place of that column; all other columns are repeated. Rows whose list is null or
-    empty give none.
+    The fields of the structs take the place of that column, with `prefix` before their names; fields of a struct in
+    them have its name before their own (`old_policy`). All other columns are repeated. Rows whose list is null or empty
+    give none.
     """
     at = table.schema.get_field_index(column)
     lists = table.column(at).combine_chunks()
     elements = lists.flatten()
     rows = table.remove_column(at).take(pc.list_parent_indices(lists))
-    for index, field in enumerate(elements.type):
-        rows = rows.append_column(field.name, pc.struct_field(elements, [index]))
+    for name, path in _fields(elements.type):
+        rows = rows.append_column(prefix + name, pc.struct_field(elements, path))
     return rows
+
+
+def _fields(struct: Any) -> Iterator[tuple[str, list[int]]]:
+    """Names of all that is in a struct, and where it is."""
+    for index, field in enumerate(struct):
+        if pa.types.is_struct(field.type):
+            yield from ((f"{field.name}_{name}", [index, *path]) for name, path in _fields(field.type))
+        else:
+            yield field.name, [index]
 
 
 def arrays(table: Any, missing: Mapping[str, Any] | None = None) -> dict[str, Array]:
