@@ -20,7 +20,7 @@ from tests.unit.recordings import info_of, spaced, with_policies, write_recordin
 from tests.unit.snapshots import TIME, sample, snapshot
 from tracer.cli.main import build_parser, main
 from tracer.cli.policy_view import PolicyView
-from tracer.errors import NumatraceError
+from tracer.errors import HooksMissing, NumatraceError
 from tracer.kernel.procfs import TargetGone
 from tracer.model.sample import Sample
 from tracer.model.selection import Selection
@@ -237,6 +237,36 @@ def test_error_while_it_watches_comes_after_what_is_known(capfd: Capture, play: 
     play(Script(steps=[broken(), NumatraceError("the kernel said no", "try again")]))
     assert main(["policy", "-q", "-p", "42", "--duration", "60"]) == 1
     assert capfd.readouterr() == (expected(broken()), "numatrace: the kernel said no; try again\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "flows"),
+    [
+        ("--duration 60", True),
+        ("", False),
+        ("--duration 60 --hooks none", False),
+        ("--count 1 --reader numa_maps", False),
+    ],
+)
+def test_migrations_are_followed_while_it_watches(words: str, flows: bool, play: Play) -> None:
+    script = play(Script(steps=[broken(), GONE]))
+    assert main(["policy", "-q", "-p", "42", *words.split()]) == 0
+    options = script.events[0][2]
+    assert (options.flows, options.faults, options.policies) == (flows, False, True)
+
+
+@pytest.mark.parametrize("words", ["-p 42 --duration 60", "-- true"])
+def test_a_kernel_without_hooks_is_watched_without(words: str, capfd: Capture, play: Play) -> None:
+    def start(progress: object) -> None:
+        if script.events[-2][2].flows:
+            raise HooksMissing("no hooks here", "use another kernel")
+
+    script = play(Script(steps=[broken(), sample(ended=(broken(),)), GONE], start=start))
+    assert main(["policy", "-q", *words.split()]) == 0
+    assert capfd.readouterr() == (expected(broken(), ended=True), "")
+    assert [event[2].flows for event in script.events if event[0] == "open"] == [True, False]
+    assert main(["policy", "-q", "--trace-policy", *words.split()]) == 1
+    assert capfd.readouterr() == ("", "numatrace: no hooks here; use another kernel\n")
 
 
 # Commands, and who ends
@@ -463,7 +493,6 @@ def test_moment_without_anybody_is_an_error(tmp_path: Path, capfd: Capture) -> N
         ("--policies", (True, False)),
         ("--trace-policy", (True, True)),
         ("--policies --trace-policy", (True, True)),
-        ("--policies --hooks none", (True, False)),
     ],
 )
 def test_record_asks_for_policies(words: str, wanted: Any, play: Play, tmp_path: Path) -> None:
@@ -476,3 +505,24 @@ def test_record_asks_for_policies(words: str, wanted: Any, play: Play, tmp_path:
     with open_recording(file) as recording:
         assert recording.info.policies is wanted[0]
         assert (recording.at(1).only.policies is not None) is wanted[0]
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_record_without_hooks_says_that_it_has_no_policies(
+    missing: bool, capfd: Capture, play: Play, tmp_path: Path
+) -> None:
+    """Whether the user wants none, or the kernel has none."""
+
+    def start(progress: object) -> None:
+        if missing and script.events.count("start") == 1:
+            raise HooksMissing("no hooks here", "use another kernel")
+
+    shots = [sample(replace(broken(time=TIME + timedelta(seconds=at)), policies=None)) for at in range(2)]
+    script = play(Script(steps=[*shots, GONE], start=start))
+    file = tmp_path / "x.parquet"
+    words = [] if missing else ["--hooks", "none"]
+    assert main(["record", "-p", "42", "-o", str(file), "--policies", *words]) == 0
+    assert "page faults, policies of threads and why pages lie elsewhere are not recorded: " in capfd.readouterr().err
+    assert script.events[-1] == "close"
+    with open_recording(file) as recording:
+        assert not recording.info.policies

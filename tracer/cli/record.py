@@ -129,8 +129,9 @@ def _watch(target: options.Target, arguments: Namespace, view: RecordView, wants
         if wants.threads or wants.policy_calls:
             raise
     # Nothing has been started yet, and the session says itself why there are none.
-    _say(arguments, "page moves and page faults are not recorded: they are seen by the hooks only")
-    return _watch_with(target, pace, arguments, view, Wants(details=wants.details, policies=wants.policies))
+    policies = ", policies of threads and why pages lie elsewhere" if wants.policies else ""
+    _say(arguments, f"page moves and page faults{policies} are not recorded: they are seen by the hooks only")
+    return _watch_with(target, pace, arguments, view, Wants(details=wants.details))
 
 
 def _watch_with(target: options.Target, pace: Pace, arguments: Namespace, view: RecordView, wants: Wants) -> int:
@@ -161,10 +162,11 @@ def _wants(arguments: Namespace) -> tuple[Wants, str]:
     for option, given in (("--threads", arguments.threads), ("--regions", arguments.regions)):
         if given:
             raise UsageError(f"{option} needs the hooks, and {choice} has none", "leave one of them away")
-    wants = Wants(details=arguments.full, policies=policies)
-    if arguments.no_flows and arguments.no_faults:
-        return wants, ""
-    return wants, f"page moves and page faults are not recorded: {choice} cannot see them"
+    missed = [*["page moves and page faults"] * (not (arguments.no_flows and arguments.no_faults))]
+    missed += ["policies of threads and why pages lie elsewhere"] * policies
+    # The recording is to say that it has none, so that nobody looks for them there.
+    said = f"{', '.join(missed)} are not recorded: {choice} cannot see them" if missed else ""
+    return Wants(details=arguments.full), said
 
 
 def _check_pyarrow() -> None:

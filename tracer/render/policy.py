@@ -78,7 +78,8 @@ def _heading(report: Report) -> Iterator[str]:
     )
     policies = snapshot.policies
     if policies is None:
-        yield "# of its threads, its cpuset and how its pages came nothing is known: every cause is unknown"
+        without = "without hooks " if snapshot.hooks == "none" else ""
+        yield f"# {without}nothing is known of its threads, its cpuset and how its pages came: every cause is unknown"
         return
     if not policies.observed:
         yield _unobserved(snapshot)
