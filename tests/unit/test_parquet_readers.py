@@ -16,8 +16,10 @@ import polars as pl
 import pytest
 
 import tracer
-from tests.unit.recordings import spaced, write_recording
+from tests.unit.recordings import spaced, with_policies, write_recording
 from tests.unit.snapshots import REASONS, TIME, details, faults, flows, regions, sample, snapshot, vma
+from tracer.model.cause import Cause
+from tracer.model.policies import PolicyChange
 from tracer.model.policy import Mode, Policy
 from tracer.model.sample import Sample
 from tracer.model.snapshot import Snapshot, Trust
@@ -32,12 +34,14 @@ TABLE = vma(BASE, 16, policy=Policy(Mode.INTERLEAVE, nodes=(0, 1)))
 ODD = vma(BASE + (1 << 22), 4, kind=Kind.FILE, path=b"/tmp/\xff = 'x'\\012")
 HUGE = vma(BASE + (1 << 30), 1024, kind=Kind.FILE, path=b"/dev/hugepages/x", hugetlb=True, page_kb=2048)
 OTHER = vma(BASE + (1 << 31), 8, kind=Kind.HEAP, path=b"[heap]")
+SET = PolicyChange(TIME, True, 42, TABLE.start, TABLE.end, None, TABLE.policy, "mbind")
 
 
 def shot(vmas: list[Any], pages: list[tuple[int, int]], **fields: Any) -> Snapshot:
     full = details([(1, 2, 3, 4, 5, 6)] * len(vmas))
     spans = regions([(TABLE.start, 1, 2)] if vmas else [])
-    return snapshot(vmas, pages, details=full, regions=spans, **{"flows": flows(), "faults": faults(), **fields})
+    plain = snapshot(vmas, pages, details=full, regions=spans, **{"flows": flows(), "faults": faults(), **fields})
+    return with_policies(plain, [(0, 0, 1, Cause.MOVED, 1, 1)], changes=(SET,))
 
 
 def story() -> list[Sample]:
@@ -106,20 +110,31 @@ def documented_columns() -> dict[str, str]:
     return columns | {"N1": columns["N0"]}
 
 
-LISTS = {"flows": "An element of `flows`", "faults": "An element of `faults`"}
+LISTS = ("flows", "faults", "misplaced", "threads", "policy_changes", "pressure")
+POLICY = ("policy", "mode", "flags", "nodes")
+"""Fields of a struct, which are documented where a thread has them."""
+
+
+def struct(name: str) -> dict[str, str]:
+    """Field -> type of what the elements of this column are, or of a policy that changed."""
+    fields = documented_types(f"An element of `{name if name in LISTS else 'threads'}`")
+    return fields if name in LISTS else {field: fields[field] for field in POLICY}
 
 
 def in_duckdb(name: str, kind: str) -> str:
-    if name not in LISTS:
+    if kind.startswith("list<"):
+        return in_duckdb(name, kind[5:-1]) + "[]"
+    if kind != "struct":
         return TYPES[kind][0]
-    fields = documented_types(LISTS[name])
-    return f"STRUCT({', '.join(f'{field} {TYPES[kind][0]}' for field, kind in fields.items())})[]"
+    return f"STRUCT({', '.join(f'{field} {in_duckdb(field, it)}' for field, it in struct(name).items())})"
 
 
 def in_polars(name: str, kind: str) -> Any:
-    if name not in LISTS:
+    if kind.startswith("list<"):
+        return pl.List(in_polars(name, kind[5:-1]))
+    if kind != "struct":
         return TYPES[kind][1]
-    return pl.List(pl.Struct({field: TYPES[kind][1] for field, kind in documented_types(LISTS[name]).items()}))
+    return pl.Struct({field: in_polars(field, it) for field, it in struct(name).items()})
 
 
 def test_duckdb_sees_the_documented_types(path: Path, connection: duckdb.DuckDBPyConnection) -> None:
@@ -147,6 +162,11 @@ def test_pandas_sees_the_documented_types(path: Path) -> None:
     assert vmas.dropna(subset="flows")["flows"].iloc[0].tolist() == [
         {"source": 0, "destination": 1, "reason": REASONS[1], "pages": 4, "failed": 0}
     ]
+    assert vmas["misplaced"].iloc[0].tolist() == [
+        {"cause": "moved", "reason": REASONS[1], "node": 0, "expected": 1, "pages": 1}
+    ]
+    (change,) = rows.dropna(subset="policy_changes")["policy_changes"].iloc[0]
+    assert (change["old"], change["new"]["policy"]) == (None, "interleave:0-1")
 
 
 def test_times_are_utc_and_one_per_sample(path: Path, connection: duckdb.DuckDBPyConnection) -> None:
