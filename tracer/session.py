@@ -100,9 +100,10 @@ class Session:
                     "are not followed; run numatrace outside of it"
                 )
             return
-        if self.options.flows or self.options.faults or self.options.threads:
+        options = self.options
+        if options.flows or options.faults or options.threads or options.policy_calls:
             raise HooksMissing(
-                "flows and faults are seen by the hooks only, and they cannot be used here",
+                "flows, faults and calls are seen by the hooks only, and they cannot be used here",
                 "run as root on Linux 6.1 or later, without `--hooks none`",
             )
         if self.selection.follow_forks:

@@ -239,36 +239,6 @@ def test_error_while_it_watches_comes_after_what_is_known(capfd: Capture, play: 
     assert capfd.readouterr() == (expected(broken()), "numatrace: the kernel said no; try again\n")
 
 
-@pytest.mark.parametrize(
-    ("words", "flows"),
-    [
-        ("--duration 60", True),
-        ("", False),
-        ("--duration 60 --hooks none", False),
-        ("--count 1 --reader numa_maps", False),
-    ],
-)
-def test_migrations_are_followed_while_it_watches(words: str, flows: bool, play: Play) -> None:
-    script = play(Script(steps=[broken(), GONE]))
-    assert main(["policy", "-q", "-p", "42", *words.split()]) == 0
-    options = script.events[0][2]
-    assert (options.flows, options.faults, options.policies) == (flows, False, True)
-
-
-@pytest.mark.parametrize("words", ["-p 42 --duration 60", "-- true"])
-def test_a_kernel_without_hooks_is_watched_without(words: str, capfd: Capture, play: Play) -> None:
-    def start(progress: object) -> None:
-        if script.events[-2][2].flows:
-            raise HooksMissing("no hooks here", "use another kernel")
-
-    script = play(Script(steps=[broken(), sample(ended=(broken(),)), GONE], start=start))
-    assert main(["policy", "-q", *words.split()]) == 0
-    assert capfd.readouterr() == (expected(broken(), ended=True), "")
-    assert [event[2].flows for event in script.events if event[0] == "open"] == [True, False]
-    assert main(["policy", "-q", "--trace-policy", *words.split()]) == 1
-    assert capfd.readouterr() == ("", "numatrace: no hooks here; use another kernel\n")
-
-
 # Commands, and who ends
 
 

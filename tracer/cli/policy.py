@@ -14,7 +14,7 @@ from tracer.cli.policy_view import Asked, PolicyView
 from tracer.cli.recorded import Chosen, open_file
 from tracer.cli.verb import Verb
 from tracer.cli.watch import Pace, Wants, Watch
-from tracer.errors import HooksMissing, NumatraceError, UsageError
+from tracer.errors import NumatraceError, UsageError
 from tracer.model.moments import FORMS, parse_moment
 
 if TYPE_CHECKING:
@@ -135,19 +135,8 @@ def _run(arguments: Namespace) -> int:
     asked = _asked(arguments)
     pace = _pace(arguments, bool(target.command))
     view = PolicyView(arguments, target.selection.open_ended, asked)
-    wants = Wants(flows=_sees_flows(arguments, pace), policies=True, policy_calls=arguments.trace_policy)
-    try:
-        return Watch(target, pace, arguments, view, wants).run()
-    except HooksMissing:
-        if wants.policy_calls:
-            raise
-    # Nothing has been started yet. The session says itself why there are no hooks, the report what is not known.
-    return Watch(target, pace, arguments, view, Wants(policies=True)).run()
-
-
-def _sees_flows(arguments: Namespace, pace: Pace) -> bool:
-    """Whether pages are followed that migrate: that is one of the causes. In one look there is nothing to follow."""
-    return pace.sums and arguments.hooks != "none" and arguments.reader != "numa_maps"
+    wants = Wants(policies=True, policy_calls=arguments.trace_policy)
+    return Watch(target, pace, arguments, view, wants).run()
 
 
 def _pace(arguments: Namespace, command: bool) -> Pace:

@@ -101,7 +101,9 @@ class Machinery:
         tables = Prepared(btf, self.topology)
         options = self.options
         self.counts_by_ilx = btf.arguments("vm_operations_struct.get_policy") == 3
-        detail = Detail(options.flows, options.faults or options.threads, options.threads, options.policies)
+        faults = options.faults or options.threads
+        flows = options.flows or options.policies or options.policy_calls  # why a page has moved is one of the causes
+        detail = Detail(flows, faults, options.threads, options.policies, options.policy_calls)
         hooks = PreparedHooks(btf, self.topology, tables, detail)
         try:
             self.tables = PageTables(tables)
