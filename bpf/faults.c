@@ -357,6 +357,9 @@ static __always_inline void suspend(const struct control *c, struct cpu *cpu, u3
 #endif
 #if POLICIES
 	cpu->pending_policy = policy_hash(read_u64(task + TASK_POLICY)) << POLICY_HASH;
+#if CALLS
+	cpu->pending_policy |= (target->policy_calls & 0xfff) << POLICY_SEQUENCE;
+#endif
 #endif
 	cpu->pending_open = 1;
 }

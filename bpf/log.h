@@ -8,7 +8,8 @@
  *
  * Variants: FAULTS=1 tells faults apart by span, kind and CPU, FAULTS=2 by thread as well; FLOWS=1 follows each page
  * that migrates; POLICIES=1 notes which pages were placed by which thread under which policies. Then a region has a
- * record for each of these, told apart by `value`. POLICIES follows faults as FAULTS does, without counting them.
+ * record for each of these, told apart by `value`. POLICIES follows faults as FAULTS does, without counting them. CALLS=1
+ * notes the system calls that set policies.
  *
  * Everything is per CPU and written without atomics. One program can interrupt another on its CPU: a fault in an
  * interrupt (a profiler that reads user stacks), and since tracepoints leave preemption on (7.0) that of another task.
@@ -27,12 +28,27 @@ enum record_kind {
 			      unresolved: pages put back */
 	RECORD_PLACED = 8, /* key: as above; value: kind, policies (POLICY_ below), thread << 32; bit n of `faults`: page n of
 			      the region */
+	RECORD_CALL = 9,   /* key, value: range of addresses, 0 without one; struct called in place of faults */
 };
 
 /* How many calls had set policies of the target, and a hash of the thread's own policy, before a fault was handled. */
 #define POLICY_SEQUENCE 4 /* 12 bits from here on */
 #define POLICY_HASH 16
 #define PLACED_BITS 512 /* pages of a region: BINS is 16 or more */
+
+#define MASK_WORDS 4
+
+/* A system call that sets policies (calls.c): 64 bytes, as many as a bitmap. */
+struct called {
+	u64 time; /* CLOCK_MONOTONIC, ns */
+	u32 thread;
+	u32 call;
+	u32 sequence; /* how many have succeeded, with this one; RECORD_PLACED has 12 bits of it */
+	u32 mode;     /* with mode flags */
+	u32 flags;    /* of mbind */
+	s32 result;
+	u64 nodes[MASK_WORDS];
+};
 
 /* Faults are followed until it is known what they left. */
 #define FOLLOWED (FAULTS || POLICIES)

@@ -25,6 +25,9 @@ struct target {
 		       was used, so that no name comes again within a million uses */
 	u64 uses;
 	u64 unexplained; /* changes that nobody located */
+#if CALLS
+	u64 policy_calls; /* system calls that have set policies */
+#endif
 };
 
 struct control {
@@ -124,6 +127,9 @@ static __always_inline u32 admit(struct control *c, u64 mm, u32 tgid)
 	target->pgd = read_u64(mm + MM_PGD);
 	target->tgid = tgid;
 	target->unexplained = 0;
+#if CALLS
+	target->policy_calls = 0;
+#endif
 	target->number = target->uses * TARGETS + slot;
 	target->mm = mm;
 	if (slots.insert(&mm, &slot)) { /* user space and a fork may try at the same time */

@@ -68,7 +68,7 @@ def test_calls_that_set_policies_come_in_order_of_time() -> None:
     rows = np.concatenate([record(CALL, 4096, 8192, later), record(CALL, 0, 0, first), record(CALL, 1, 2, last)])
     assert decode(rows, NODES).targets[TARGET].calls == [
         PolicyCall(20, 77, "set_mempolicy", 0, 0, Mode.INTERLEAVE, 0, (0, 1), -22, 5),
-        PolicyCall(30, 77, "mbind", 4096, 8192, Mode.BIND, F_STATIC_NODES | 2, (3, 64, 255), 0, 5),
+        PolicyCall(30, 77, "mbind", 4096, 8192, Mode.BIND, F_STATIC_NODES, (3, 64, 255), 0, 5, 2),
         PolicyCall(40, 77, "set_mempolicy_home_node", 1, 2, -1, 0, (1,), 0, 5),
     ]
 

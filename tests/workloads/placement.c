@@ -46,6 +46,11 @@
 // include/uapi/linux/mempolicy.h
 #define MPOL_MF_MOVE 2
 
+// asm/unistd_64.h, since 5.17
+#ifndef SYS_set_mempolicy_home_node
+#define SYS_set_mempolicy_home_node 450
+#endif
+
 // include/uapi/linux/prctl.h, since 5.17
 #ifndef PR_SET_VMA
 #define PR_SET_VMA 0x53564d41
@@ -327,6 +332,11 @@ static int do_bind(const struct call *c)
 
     return outcome(syscall(SYS_mbind, place(c), c->number[2], c->number[3], mask ? &mask : NULL,
                            mask ? MAX_NODES + 1 : 0, c->number[5]));
+}
+
+static int do_home(const struct call *c)
+{
+    return outcome(syscall(SYS_set_mempolicy_home_node, place(c), c->number[2], c->number[3], 0));
 }
 
 static int do_policy(const struct call *c)
@@ -791,6 +801,7 @@ static const struct {
     {"unlock", 3, do_unlock},     // slot offset length
     {"remap", 7, do_remap},       // slot offset length to-slot to-offset to-length flags
     {"bind", 6, do_bind},         // slot offset length mode nodes flags
+    {"home", 4, do_home},         // slot offset length node
     {"policy", 2, do_policy},     // mode nodes
     {"migrate", 2, do_migrate},   // from-nodes to-nodes
     {"move", 4, do_move},         // slot offset length node

@@ -83,9 +83,9 @@ class PolicyCall(NamedTuple):
 
     time_ns: of CLOCK_MONOTONIC. thread: its id. call: `mbind`, `set_mempolicy` or `set_mempolicy_home_node`. start,
     end: addresses, end excluded; both 0 for set_mempolicy. mode: without mode flags, and -1 for
-    set_mempolicy_home_node. flags: MPOL_F_ mode flags, and mbind's MPOL_MF_ flags, which have other bits. nodes: ids
-    as the caller gave them, below 256, which cpusets may have narrowed or mapped to others; the home node for
-    set_mempolicy_home_node. result: 0, or a negative errno. sequence: that of pages placed after the call, modulo 4096.
+    set_mempolicy_home_node. flags: MPOL_F_ mode flags. nodes: ids as the caller gave them, below 256, which cpusets may
+    have narrowed or mapped to others; the home node for set_mempolicy_home_node. result: 0, or a negative errno.
+    sequence: that of pages placed after the call, modulo 4096. mbind_flags: MPOL_MF_ flags of mbind.
     """
 
     time_ns: int
@@ -98,6 +98,7 @@ class PolicyCall(NamedTuple):
     nodes: tuple[int, ...]
     result: int
     sequence: int
+    mbind_flags: int = 0
 
 
 def policy_hash(pointer: int) -> int:
@@ -260,10 +261,11 @@ def _policy_call(record: np.void) -> PolicyCall:
         int(record["key"]),
         int(record["value"]),
         -1 if call == "set_mempolicy_home_node" else mode & ~MODE_FLAGS,
-        int(called["flags"]) | mode & MODE_FLAGS,
+        mode & MODE_FLAGS,
         tuple(64 * i + bit for i, word in enumerate(called["nodes"].tolist()) for bit in range(64) if word >> bit & 1),
         int(called["result"]),
         int(called["sequence"]) & (SEQUENCES - 1),
+        int(called["flags"]),
     )
 
 

@@ -1,7 +1,7 @@
 """The hooks: BPF programs on tracepoints that say when and where a target changes.
 
-`Hooks` loads bpf/faults.c, rss.c, migrate.c and life.c, keeps the table of targets, and takes what happened epoch by
-epoch. It says *where to look*; what is there is read by the walk or from pagemap.
+`Hooks` loads bpf/faults.c, rss.c, migrate.c, life.c and calls.c, keeps the table of targets, and takes what happened
+epoch by epoch. It says *where to look*; what is there is read by the walk or from pagemap.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ SOURCES = (
     "migrate.c",
     "life.c",
 )
+CALL_SOURCES = ("calls.c",)  # compiled with the others where they are asked for
 REQUIRED = (
     ("page_fault_user", "fault_user"),
     ("page_fault_kernel", "fault_kernel"),
@@ -54,6 +55,7 @@ OPTIONAL = (
     ("remove_migration_pmd", "migration_removed_huge"),
     ("mm_collapse_huge_page", "collapsed"),
 )
+CALLS = (("sys_exit", "call_returned"),)
 FLOWS = (("mm_migrate_pages_start", "migration_begins"), ("mm_migrate_pages", "migration_ends"))
 SCANS = ("scan_set", "scan_removed", "deal_set", "deal_removed")  # in the order of bpf/migrate.c
 FOLLOW_EXEC, FOLLOW_FORKS = 1, 2  # flags in the map `followed` of bpf/targets.h
@@ -66,25 +68,33 @@ REMEMBERED = 4096  # slots per CPU that find a region's record again
 class Detail:
     """What is counted beyond touched regions. flows: each page that migrates, with the reason. faults: by span, kind
     and CPU; threads: by thread as well. policies: which pages were placed by which thread, under which policy of its
-    own."""
+    own. calls: the system calls that set policies, which makes every system call of the machine slower; implies
+    policies."""
 
     flows: bool = False
     faults: bool = False
     threads: bool = False
     policies: bool = False
+    calls: bool = False
 
     @property
     def follows_faults(self) -> bool:
         """Each fault is followed to its end: `Hooks.count_finished` has to be told of those that no other follows."""
-        return self.faults or self.threads or self.policies
+        return self.faults or self.threads or self.places
+
+    @property
+    def places(self) -> bool:
+        """It is told which pages were placed by which thread."""
+        return self.policies or self.calls
 
     def constants(self, bins: int) -> dict[str, int]:
         """The variants of bpf/log.h. bins: how many of them the machine's nodes ask for."""
         return {
             "FLOWS": int(self.flows),
             "FAULTS": 2 if self.threads else int(self.faults),
-            "POLICIES": int(self.policies),
-            "BINS": max(bins, BITMAP_BINS) if self.policies else bins,
+            "POLICIES": int(self.places),
+            "CALLS": int(self.calls),
+            "BINS": max(bins, BITMAP_BINS) if self.places else bins,
         }
 
 
@@ -130,7 +140,7 @@ class PreparedHooks:
             # The reason is the last argument; older kernels have one less, and the first is the context.
             "REASON_ARGUMENT": (btf.arguments("btf_trace_mm_migrate_pages") or 9) - 2,
         }
-        self.compilation = Compilation(SOURCES, constants)
+        self.compilation = Compilation(SOURCES + CALL_SOURCES * detail.calls, constants)
 
 
 class Hooks:
@@ -179,7 +189,7 @@ class Hooks:
 
     def _attach(self) -> None:
         self.missing: list[str] = []
-        for tracepoint, function in REQUIRED + (FLOWS if self.detail.flows else ()):
+        for tracepoint, function in REQUIRED + FLOWS * self.detail.flows + CALLS * self.detail.calls:
             self._programs.attach(tracepoint, function)
         for tracepoint, function in OPTIONAL:
             try:

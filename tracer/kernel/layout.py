@@ -42,6 +42,7 @@ REQUIRED = {
     "REGS_DX": "pt_regs.dx",
     "REGS_R10": "pt_regs.r10",
     "REGS_R8": "pt_regs.r8",
+    "REGS_R9": "pt_regs.r9",
     "REGS_IP": "pt_regs.ip",
     "VMA_START": "vm_area_struct.vm_start",
     "VMA_END": "vm_area_struct.vm_end",
@@ -86,6 +87,7 @@ OPTIONAL = {
     "MM_LOCK_COUNT": "mm_struct.mmap_lock.count",  # not on PREEMPT_RT
     "MM_HUGETLB": "mm_struct.hugetlb_usage",  # CONFIG_HUGETLB_PAGE
     "MM_OWNER": "mm_struct.owner",  # CONFIG_MEMCG
+    "TASK_STATUS": "task_struct.thread_info.status",
 }
 ANON_NAME = {  # CONFIG_ANON_VMA_NAME
     "VMA_ANON_NAME": "vm_area_struct.anon_name",
