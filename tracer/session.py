@@ -194,7 +194,7 @@ class Session:
             tuple(snapshots),
             tuple(ended),
             hooks.untraced() if hooks is not None else 0,
-            self._attribution.reasons if self.options.flows else (),
+            self._attribution.reasons if self.options.flows or self.options.policies else (),
             migrated,
             failed,
         )
