@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * The system calls by which threads of targets set policies, as they return. The tracepoint fires for every system call
- * of every process, and while anybody listens to it, all of them take the kernel's slow way out: so it is attached only
- * when somebody asks for these calls.
+ * The system calls by which threads of targets set policies, as they return. One program for two places: the end of the
+ * kernel's function for each of the calls, which costs nobody else anything; and where the kernel does not allow that, the
+ * tracepoint of all system calls of all processes, which makes each of them take the slow way out of the kernel.
  */
 #define SYS_MBIND 237 /* arch/x86/entry/syscalls/syscall_64.tbl */
 #define SYS_SET_MEMPOLICY 238
@@ -72,7 +72,10 @@ static __always_inline void note_call(const struct control *c, struct cpu *cpu, 
 	}
 }
 
-/* raw_syscalls:sys_exit(regs, result): the registers are as the caller set them, but for the result. */
+/*
+ * __x64_sys_mbind(regs) and its kin with their result, or raw_syscalls:sys_exit(regs, result). The registers are as the
+ * caller set them.
+ */
 int call_returned(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 regs = ctx->args[0], call = read_u64(regs + REGS_ORIG_AX), task;
@@ -83,11 +86,14 @@ int call_returned(struct bpf_raw_tracepoint_args *ctx)
 
 	if (call != SYS_MBIND && call != SYS_SET_MEMPOLICY && call != SYS_SET_MEMPOLICY_HOME_NODE)
 		return 0;
-	task = bpf_get_current_task();
-	target = target_of(read_u64(task + TASK_MM));
 	c = get_control();
 	cpu = this_cpu(&number);
-	if (!target || !c || !cpu || is_compat(task))
+	if (!c || !cpu)
+		return 0;
+	c->calls_seen++;
+	task = bpf_get_current_task();
+	target = target_of(read_u64(task + TASK_MM));
+	if (!target || is_compat(task))
 		return 0;
 	if (!ctx->args[1])
 		__sync_fetch_and_add(&target->policy_calls, 1);

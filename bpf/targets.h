@@ -42,6 +42,9 @@ struct control {
 	u32 live[GROUPS]; /* the same for each group of slots */
 	u64 migrated[REASONS]; /* pages, of the whole machine */
 	u64 failed[REASONS];
+#if CALLS
+	u64 calls_seen; /* system calls that set policies, of whatever process; a lost count does not matter */
+#endif
 };
 
 struct filter {

@@ -12,6 +12,7 @@ import pytest
 from tests.kernel.target import CommandFailed, Target
 from tests.kernel.test_placed import NO_HUGE_PAGE, Followed, followed
 from tests.kernel.world import HUGE, PAGE, World
+from tracer.kernel.btf import Btf
 from tracer.kernel.epoch import PolicyCall
 from tracer.kernel.machinery import Options
 from tracer.model.policy import F_STATIC_NODES, Mode
@@ -20,10 +21,15 @@ MPOL_MF_MOVE = 2
 LENGTH = 64 * PAGE
 
 
-@pytest.fixture(scope="module")
-def hooked(quiet_machine: None) -> Iterator[Followed]:
-    with followed(Options(hooks="tracepoint", reader="walk", policy_calls=True)) as it:
-        yield it
+@pytest.fixture(scope="module", params=["functions", "every call"])
+def hooked(quiet_machine: None, request: pytest.FixtureRequest) -> Iterator[Followed]:
+    """Both ways to see the calls: the second one is all that a kernel has that lets nobody attach to its functions."""
+    with pytest.MonkeyPatch.context() as patched:
+        if request.param == "every call":
+            patched.setattr(Btf, "function", lambda *_: None)
+        with followed(Options(hooks="tracepoint", reader="walk", policy_calls=True)) as it:
+            assert it.hooks.slows_calls or request.param == "functions"
+            yield it
 
 
 @pytest.fixture
@@ -142,5 +148,6 @@ def test_they_are_told_only_when_they_are_asked_for(quiet_machine: None, nodes: 
         world.bind(0, LENGTH, Mode.BIND, world.mask)
         world.write(0, PAGE)
         drained = it.drained()
+        assert not it.hooks.slows_calls
         assert drained.calls == []
         assert {sequence for rows in drained.placed for sequence in rows.sequence.tolist()} == {0}

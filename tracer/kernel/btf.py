@@ -121,6 +121,10 @@ class Btf:
         member of a struct does (`struct.member`)."""
         return self._ask(f"args {function_type}", lambda: self._count_arguments(function_type))
 
+    def function(self, name: str) -> int | None:
+        """The type id of a function of the kernel, by which a program is attached to it."""
+        return self._ask(f"func {name}", lambda: self._id(name, KIND_FUNC))
+
     def _ask(self, question: str, find: object) -> int | None:
         if question not in self._answers:
             assert callable(find)

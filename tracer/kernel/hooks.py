@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from tracer.errors import NumatraceError
 from tracer.kernel.btf import Btf
-from tracer.kernel.epoch import Epoch, decode
+from tracer.kernel.epoch import CALLS, Epoch, decode
 from tracer.kernel.layout import layout
 from tracer.kernel.programs import ARRAY, ARRAY_OF_MAPS, BpfRefused, Compilation, Programs, create_map, update_map
 from tracer.kernel.topology import Topology
@@ -55,7 +55,7 @@ OPTIONAL = (
     ("remove_migration_pmd", "migration_removed_huge"),
     ("mm_collapse_huge_page", "collapsed"),
 )
-CALLS = (("sys_exit", "call_returned"),)
+NO_MODE = 4095  # as any argument of a call that sets policies it is refused: neither a mode, nor flags, nor an address
 FLOWS = (("mm_migrate_pages_start", "migration_begins"), ("mm_migrate_pages", "migration_ends"))
 SCANS = ("scan_set", "scan_removed", "deal_set", "deal_removed")  # in the order of bpf/migrate.c
 FOLLOW_EXEC, FOLLOW_FORKS = 1, 2  # flags in the map `followed` of bpf/targets.h
@@ -68,8 +68,7 @@ REMEMBERED = 4096  # slots per CPU that find a region's record again
 class Detail:
     """What is counted beyond touched regions. flows: each page that migrates, with the reason. faults: by span, kind
     and CPU; threads: by thread as well. policies: which pages were placed by which thread, under which policy of its
-    own. calls: the system calls that set policies, which makes every system call of the machine slower; implies
-    policies."""
+    own. calls: the system calls that set policies; implies policies."""
 
     flows: bool = False
     faults: bool = False
@@ -126,6 +125,8 @@ class PreparedHooks:
         self.cpus = int(possible.replace("-", ",").split(",")[-1]) + 1
         self.detail = detail
         self.reasons = reason_names(btf) if detail.flows else ()
+        calls = (f"__x64_sys_{name}" for name in CALLS.values() if detail.calls)
+        self.call_functions = {function: btf.function(function) for function in calls}
         constants |= detail.constants(constants["BINS"])
         record_bytes = 32 + 4 * constants["BINS"]
         log = max(256, min(16384, LOG_MEMORY // (2 * record_bytes * self.cpus)))
@@ -144,7 +145,10 @@ class PreparedHooks:
 
 
 class Hooks:
-    """Attached from construction to `close`. Raises BpfRefused when the kernel takes none of the required hooks."""
+    """Attached from construction to `close`. Raises BpfRefused when the kernel takes none of the required hooks.
+
+    slows_calls: to see the calls that set policies, every system call of the machine has to be seen on this kernel.
+    """
 
     def __init__(self, prepared: PreparedHooks, tables: PageTables) -> None:
         self._log = prepared.log
@@ -156,6 +160,7 @@ class Hooks:
             self._set_up(tables.paging, tables.node_bins)
             self._prepare_grace()
             self._attach()
+            self.slows_calls = self.detail.calls and self._attach_to_calls(prepared.call_functions)
         except BaseException:
             self.close()
             raise
@@ -189,13 +194,44 @@ class Hooks:
 
     def _attach(self) -> None:
         self.missing: list[str] = []
-        for tracepoint, function in REQUIRED + FLOWS * self.detail.flows + CALLS * self.detail.calls:
+        for tracepoint, function in REQUIRED + FLOWS * self.detail.flows:
             self._programs.attach(tracepoint, function)
         for tracepoint, function in OPTIONAL:
             try:
                 self._programs.attach(tracepoint, function)
             except BpfRefused:
                 self.missing.append(tracepoint)
+
+    def _attach_to_calls(self, functions: dict[str, int | None]) -> bool:
+        """To the functions behind the three system calls, or else to the return of every system call there is.
+
+        The first costs nobody but the callers; gives whether it had to be the second.
+        """
+        attached: list[str] = []
+        try:
+            for name, number in functions.items():
+                if number is None:
+                    raise BpfRefused(f"this kernel's BTF does not tell {name}")
+                self._programs.attach_to_exit(name, number, "call_returned")
+                attached.append(name)
+            if self._sees_calls():
+                return False
+        except BpfRefused:
+            pass
+        for name in attached:
+            self._programs.detach(name)
+        self._programs.attach("sys_exit", "call_returned")
+        return True
+
+    def _sees_calls(self) -> bool:
+        """Whether calls of our own are seen. The kernel carries none of them out: it knows no mode of that number."""
+        libc = ctypes.CDLL(None)
+        for number in CALLS:
+            before = int(self._control[0]["calls_seen"])
+            libc.syscall(ctypes.c_long(number), *(ctypes.c_ulong(NO_MODE) for _ in range(6)))
+            if int(self._control[0]["calls_seen"]) == before:
+                return False
+        return True
 
     def _prepare_grace(self) -> None:
         """A map of maps that no program uses: updating one from user space waits for an RCU grace period

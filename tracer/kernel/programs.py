@@ -38,7 +38,8 @@ __all__ = [
     "update_map",
 ]
 
-RAW_TRACEPOINT = 17  # BPF_PROG_TYPE_RAW_TRACEPOINT, include/uapi/linux/bpf.h
+RAW_TRACEPOINT, TRACING = 17, 26  # enum bpf_prog_type, include/uapi/linux/bpf.h
+TRACE_FEXIT = 25  # enum bpf_attach_type
 HASH, ARRAY, ARRAY_OF_MAPS = 1, 2, 12  # enum bpf_map_type
 TEST_RUN_ON_CPU = 1  # BPF_F_TEST_RUN_ON_CPU, include/uapi/linux/bpf.h
 LOG_BYTES = 1 << 20
@@ -208,11 +209,15 @@ class Programs:
     def load(self, function: str) -> int:
         """Load one program (once), and give its file descriptor."""
         if function not in self._programs:
-            code = bytearray(base64.b64decode(self._code[function]["code"]))
-            for at, name in self._code[function]["maps"]:
-                code[at * 8 + 4 : at * 8 + 8] = self._maps[name].to_bytes(4, "little")
-            self._programs[function] = _load_program(function, bytes(code))
+            self._programs[function] = _load_program(function, self._instructions(function))
         return self._programs[function]
+
+    def _instructions(self, function: str) -> bytes:
+        """With the file descriptors of our maps filled in."""
+        code = bytearray(base64.b64decode(self._code[function]["code"]))
+        for at, name in self._code[function]["maps"]:
+            code[at * 8 + 4 : at * 8 + 8] = self._maps[name].to_bytes(4, "little")
+        return bytes(code)
 
     def chain(self, function: str, table: str, slot: int = 0) -> None:
         """Let programs continue in `function` by a tail call to a slot of the program array `table`."""
@@ -253,8 +258,19 @@ class Programs:
             )
         self._attached[tracepoint] = fd
 
+    def attach_to_exit(self, kernel_function: str, number: int, function: str) -> None:
+        """Attach to the return of a function of the kernel, given by its name and its BTF type id: the program's
+        arguments are those of that function, and then what it returns."""
+        name = f"{function} {kernel_function}"
+        if name not in self._programs:
+            self._programs[name] = _load_program(function, self._instructions(function), number)
+        fd = libbpf().bpf_raw_tracepoint_open(None, self._programs[name])
+        if fd < 0:
+            raise BpfRefused(f"cannot attach to the function {kernel_function}: {os.strerror(ctypes.get_errno())}")
+        self._attached[kernel_function] = fd
+
     def detach(self, tracepoint: str) -> None:
-        """Undo `attach`."""
+        """Undo `attach` or `attach_to_exit`."""
         os.close(self._attached.pop(tracepoint))
 
     def array(self, name: str) -> npt.NDArray[Any]:
@@ -315,10 +331,14 @@ def update_map(fd: int, key: Any, value: Any) -> None:
         raise BpfRefused(f"the kernel refuses a change of a BPF map: {os.strerror(ctypes.get_errno())}")
 
 
-def _load_program(name: str, code: bytes) -> int:
+def _load_program(name: str, code: bytes, exit_of: int = 0) -> int:
+    """For raw tracepoints, or for the return of the kernel's function with that BTF type id."""
     lib = libbpf()
     options = _LoadOptions(sz=ctypes.sizeof(_LoadOptions))
-    arguments = (RAW_TRACEPOINT, name[:15].encode(), b"GPL", code, ctypes.c_size_t(len(code) // 8))
+    if exit_of:
+        options.expected_attach_type, options.attach_btf_id = TRACE_FEXIT, exit_of
+    kind = TRACING if exit_of else RAW_TRACEPOINT
+    arguments = (kind, name[:15].encode(), b"GPL", code, ctypes.c_size_t(len(code) // 8))
     fd: int = lib.bpf_prog_load(*arguments, ctypes.byref(options))
     if fd >= 0:
         return fd
