@@ -27,7 +27,8 @@ from tracer.model.sample import Sample
 from tracer.model.selection import Selection
 from tracer.model.snapshot import Snapshot
 from tracer.session_events import Attribution
-from tracer.session_policy import Machine, PolicyWatch
+from tracer.session_machine import Machine
+from tracer.session_policy import PolicyWatch
 from tracer.session_process import Dresser, Process
 from tracer.session_roster import Roster
 from tracer.session_settle import Budget, Settler

@@ -6,139 +6,44 @@ The settler says which regions changed; their pages are read one by one, and a l
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from tracer.kernel.epoch import Drained, PolicyCall, policy_hash
+from tracer.kernel.epoch import Drained, PolicyCall
 from tracer.kernel.machinery import Machinery
 from tracer.kernel.memory import Layout
 from tracer.kernel.pages import PageReader
-from tracer.kernel.pressure import PressureReader, allowed_nodes, free_hugepages, read_weights
+from tracer.kernel.pressure import allowed_nodes
 from tracer.kernel.shared_memory import shared_memory_devices
-from tracer.kernel.threads import ThreadPolicy, thread_policies
+from tracer.kernel.threads import thread_policies
 from tracer.model.cause import Cause
 from tracer.model.events import Kind as FaultKind
 from tracer.model.ledger import Arrival, Events, Key, PageLedger, Sums
 from tracer.model.origin import ANYWHERE, Area, How, Origin, Standing, same_policy
 from tracer.model.placement import apportion, expectation
-from tracer.model.policies import Misplaced, Policies, PolicyChange, Pressure, TaskPolicy
-from tracer.model.policy import DEFAULT, MODE_FLAGS, Mode, Policy
+from tracer.model.policies import Misplaced, Policies, PolicyChange, Pressure
+from tracer.model.policy import DEFAULT, Mode, Policy
 from tracer.model.rule import Backing
 from tracer.model.spans import RESTLESS, gather_ranges
 from tracer.model.vma import Kind, Vma
 from tracer.session_events import Attribution
+from tracer.session_machine import Machine
+from tracer.session_owned import Owned, Tasks, change_by_call, differences, policy_by_calls
 from tracer.session_settle import Settler
 
-__all__ = ["Machine", "PolicyWatch"]
+__all__ = ["PolicyWatch"]
 
 Int64s = npt.NDArray[np.int64]
-_Range = tuple[int, int, Policy | None, Policy | None]
-"""start, end, old, new"""
-
 PROMISELESS = (Mode.DEFAULT, Mode.LOCAL)
 PAGE = 4096
 REGION_SHIFT = 21
 REGION = 1 << REGION_SHIFT
-
-
-class Machine:
-    """What policies depend on beyond the target: weights, full nodes, pools of huge pages. One for all targets, read
-    once a refresh."""
-
-    def __init__(self, node_ids: tuple[int, ...]) -> None:
-        self.node_ids = node_ids
-        self._reader = PressureReader(node_ids)
-        self._start = self.pressure = self._reader.read()
-        self.pressure = self._since_start(self._start)
-        self.full: frozenset[int] = frozenset()
-        self.weights = read_weights(node_ids)
-        self._pools: dict[int, frozenset[int]] = {}
-
-    def refresh(self) -> None:
-        """Look again. `full`: nodes whose allocations others had to serve since the last look."""
-        before, now = self.pressure, self._since_start(self._reader.read())
-        grown = now.foreign > before.foreign
-        self.full = frozenset(node for node, more in zip(self.node_ids, grown.tolist(), strict=True) if more)
-        if self.full or _differs(before, now):
-            self.pressure = now
-        self.weights = read_weights(self.node_ids)
-        self._pools.clear()
-
-    def _since_start(self, now: Pressure) -> Pressure:
-        return replace(now, foreign=now.foreign - self._start.foreign)
-
-    def weights_of(self) -> dict[int, int]:
-        """Weights by node id; none where the kernel has none."""
-        return dict(zip(self.node_ids, self.weights or (), strict=bool(self.weights)))
-
-    def empty_pools(self, page_pages: int) -> frozenset[int]:
-        """Nodes without a free hugetlb page of that size in 4 KiB pages."""
-        if page_pages not in self._pools:
-            free = free_hugepages(self.node_ids, page_pages * PAGE // 1024)
-            self._pools[page_pages] = frozenset(n for n, left in zip(self.node_ids, free, strict=True) if not left)
-        return self._pools[page_pages]
-
-    def close(self) -> None:
-        """Let go of the files."""
-        self._reader.close()
-
-
-def _differs(one: Pressure, other: Pressure) -> bool:
-    """By more than a sixty-fourth of what is free: what is shown need not follow every page."""
-    return bool((np.abs(one.free - other.free) * 64 > np.maximum(one.free, 1)).any())
-
-
-@dataclass(slots=True)
-class _Owned:
-    """VMAs as they were at a look, and which policy each had of its own."""
-
-    start: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
-    end: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
-    policies: list[Policy | None] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, layout: Layout) -> _Owned:
-        own = layout.own_policy.tolist()
-        policies = [vma.policy if has else None for vma, has in zip(layout.vmas, own, strict=True)]
-        return cls(layout.spans.start, layout.spans.end, policies)
-
-    def at(self, address: int) -> tuple[bool, Policy | None]:
-        """Whether there was a VMA, and its own policy."""
-        row = int(np.searchsorted(self.start, address, "right")) - 1
-        if row < 0 or address >= int(self.end[row]):
-            return False, None
-        return True, self.policies[row]
-
-    def between(self, start: int, end: int) -> Iterator[tuple[int, int, Policy | None]]:
-        """Parts of the range that a VMA covered, with its own policy."""
-        row = int(np.searchsorted(self.end, start, "right"))
-        while row < len(self.start) and int(self.start[row]) < end:
-            yield max(start, int(self.start[row])), min(end, int(self.end[row])), self.policies[row]
-            row += 1
-
-
-@dataclass(slots=True)
-class _Tasks:
-    """Policies of the threads at a look: as shown, by thread, and by the hash of the kernel's pointer."""
-
-    shown: tuple[TaskPolicy, ...] = ()
-    by_thread: dict[int, Policy] = field(default_factory=dict)
-    by_hash: dict[int, Policy] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, threads: tuple[ThreadPolicy, ...]) -> _Tasks:
-        return cls(
-            tuple(TaskPolicy(it.thread, it.comm, it.policy) for it in threads),
-            {it.thread: it.policy for it in threads},
-            {policy_hash(it.pointer): it.policy for it in threads},
-        )
 
 
 class PolicyWatch:
@@ -152,7 +57,7 @@ class PolicyWatch:
         self._pid, self._born = work.pid, born
         self._reader = PageReader(work.memory, machinery.frames)
         self._ledger = PageLedger(machinery.topology.nr_node_ids)
-        self._owned, self._tasks = _Owned(), _Tasks()
+        self._owned, self._tasks = Owned(), Tasks()
         self._layout: Layout | None = None
         self._areas: list[Area] = []
         self._made: dict[int, tuple[Vma, Area]] = {}
@@ -174,12 +79,12 @@ class PolicyWatch:
             return None
         tables = self._machinery.tables
         assert tables is not None
-        tasks = _Tasks.of(thread_policies(tables, self._work.mm, self._pid))
+        tasks = Tasks.of(thread_policies(tables, self._work.mm, self._pid))
         allowed = allowed_nodes(self._pid) or self._allowed
         if self.policies is not None and self._still(layout, tasks, allowed, drained):
             return self.policies
         before, self._tasks, self._allowed = self._tasks, tasks, allowed
-        owned = _Owned.of(layout) if layout is not self._layout else self._owned
+        owned = Owned.of(layout) if layout is not self._layout else self._owned
         changes = self._changes(before, owned, drained) if self._looks else ()
         self._take_pages(layout, before, drained or Drained())
         self._layout, self._owned = layout, owned
@@ -189,7 +94,7 @@ class PolicyWatch:
         self.policies = found
         return replace(found, changes=changes) if changes else found
 
-    def _still(self, layout: Layout, tasks: _Tasks, allowed: tuple[int, ...], drained: Drained | None) -> bool:
+    def _still(self, layout: Layout, tasks: Tasks, allowed: tuple[int, ...], drained: Drained | None) -> bool:
         """Nothing has happened that could change what was found at the last look."""
         return (
             self._looks > 1
@@ -250,7 +155,7 @@ class PolicyWatch:
 
     # --- pages ---
 
-    def _take_pages(self, layout: Layout, before: _Tasks, drained: Drained) -> None:
+    def _take_pages(self, layout: Layout, before: Tasks, drained: Drained) -> None:
         ledger = self._ledger
         self._areas = self._areas_of(layout)
         ledger.cover(self._areas)
@@ -285,7 +190,7 @@ class PolicyWatch:
 
     # --- what happened ---
 
-    def _events(self, before: _Tasks, drained: Drained) -> Events:
+    def _events(self, before: Tasks, drained: Drained) -> Events:
         return Events(
             list(self._arrivals(before, drained)),
             self._moves(drained),
@@ -294,7 +199,7 @@ class PolicyWatch:
             self._reader.large,
         )
 
-    def _arrivals(self, before: _Tasks, drained: Drained) -> Iterator[Arrival]:
+    def _arrivals(self, before: Tasks, drained: Drained) -> Iterator[Arrival]:
         starts = np.array([area.start for area in self._areas], np.int64)
         ends = np.array([area.end for area in self._areas], np.int64)
         for rows in drained.placed:
@@ -326,7 +231,7 @@ class PolicyWatch:
         """Under which policy a fault of this epoch was: the VMA's, when it had one then, or the thread's."""
         existed, was = self._owned.at(address)
         now = area.policy if area.own else None
-        traced = _policy_by_calls(calls, address, sequence, was)
+        traced = policy_by_calls(calls, address, sequence, was)
         if traced is not None:
             (own,) = traced
             own = now if same_policy(own, now) else own
@@ -360,10 +265,12 @@ class PolicyWatch:
 
     # --- changes ---
 
-    def _changes(self, before: _Tasks, owned: _Owned, drained: Drained | None) -> tuple[PolicyChange, ...]:
+    def _changes(self, before: Tasks, owned: Owned, drained: Drained | None) -> tuple[PolicyChange, ...]:
         """What was set since the last look: as the system calls said, where they are traced, and as it shows."""
         now = datetime.now(UTC)
-        calls = [_called(call, self._owned, before) for call in (drained.calls if drained else ()) if not call.result]
+        calls = [
+            change_by_call(call, self._owned, before) for call in (drained.calls if drained else ()) if not call.result
+        ]
         told = {(it.thread if not it.end else 0, it.start) for it in calls}
         seen = [
             PolicyChange(now, False, it.thread, 0, 0, before.by_thread[it.thread], it.policy)
@@ -373,7 +280,7 @@ class PolicyWatch:
         if owned is not self._owned:
             seen += [
                 PolicyChange(now, False, 0, start, end, old, new)
-                for start, end, old, new in _differences(self._owned, owned)
+                for start, end, old, new in differences(self._owned, owned)
                 if not any(call.start <= start < call.end for call in calls)
             ]
         return tuple(sorted((*calls, *seen), key=lambda it: it.time))
@@ -440,55 +347,6 @@ def _within(pages: npt.NDArray[np.bool_], begin: int, area: Area) -> npt.NDArray
     inside = np.zeros_like(pages)
     inside[low:high] = pages[low:high]
     return inside
-
-
-def _policy_by_calls(
-    calls: list[PolicyCall], address: int, sequence: int, was: Policy | None
-) -> tuple[Policy | None] | None:
-    """A VMA's own policy when the target had made so many calls, from the calls that were traced; None without any."""
-    mine = [it for it in calls if not it.result and it.call == "mbind" and it.start <= address < it.end]
-    if not mine:
-        return None
-    earlier = [it for it in mine if (sequence - it.sequence) % 4096 < 2048]
-    if not earlier:
-        return (was,)
-    last = earlier[-1]
-    return (None if last.mode == Mode.DEFAULT else Policy(last.mode, last.flags & MODE_FLAGS, last.nodes),)
-
-
-def _called(call: PolicyCall, owned: _Owned, before: _Tasks) -> PolicyChange:
-    """A traced system call as a change."""
-    late = time.monotonic_ns() - call.time_ns
-    when = datetime.fromtimestamp(time.time() - late / 1e9, UTC)
-    new = Policy(call.mode, call.flags & MODE_FLAGS, call.nodes)
-    if call.call == "set_mempolicy":
-        return PolicyChange(when, True, call.thread, 0, 0, before.by_thread.get(call.thread), new, call.call)
-    old = owned.at(call.start)[1]
-    ours = None if call.mode == Mode.DEFAULT and call.call == "mbind" else new
-    if call.call == "set_mempolicy_home_node":
-        ours = old
-    return PolicyChange(when, True, call.thread, call.start, call.end, old, ours, call.call)
-
-
-def _differences(before: _Owned, now: _Owned) -> list[_Range]:
-    """Ranges of addresses whose VMA has another policy of its own than before; a new VMA had none."""
-    found: list[_Range] = []
-    for first, last, new in zip(now.start.tolist(), now.end.tolist(), now.policies, strict=True):
-        at = first
-        for start, end, old in (*before.between(first, last), (last, last, None)):
-            for begin, stop, was in ((at, start, None), (start, end, old)):
-                if begin < stop and was != new:
-                    _extend(found, begin, stop, was, new)
-            at = max(at, end)
-    return found
-
-
-def _extend(found: list[_Range], start: int, end: int, old: Policy | None, new: Policy | None) -> None:
-    """Add a range, to the one before if it goes on there."""
-    if found and found[-1][1:] == (start, old, new):
-        found[-1] = (found[-1][0], end, old, new)
-    else:
-        found.append((start, end, old, new))
 
 
 def _misplaced(rows: list[tuple[int, Key, int]], reasons: tuple[str, ...]) -> Misplaced:
