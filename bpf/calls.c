@@ -97,9 +97,11 @@ int call_returned(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	if (!ctx->args[1])
 		__sync_fetch_and_add(&target->policy_calls, 1);
-	if (!enter(cpu))
-		return 0;
-	note_call(c, cpu, number, target, regs, call, ctx->args[1]);
-	leave(cpu);
+	hold();
+	if (enter(cpu)) {
+		note_call(c, cpu, number, target, regs, call, ctx->args[1]);
+		leave(cpu);
+	}
+	release();
 	return 0;
 }

@@ -38,5 +38,11 @@ static __always_inline u32 read_u32(u64 address)
 	return value;
 }
 
+/*
+ * What marks the number of a call as the BTF id of a kernel function (kfunc). Clang knows of calls to helpers only; the
+ * instruction is set right by tracer/kernel/bpf.py.
+ */
+#define KFUNC 0x40000000
+
 /* Keeps clang from reasoning about a value, which leads it to loops that the verifier cannot bound. */
 #define opaque(value) asm volatile("" : "+r"(value))

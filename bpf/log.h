@@ -12,8 +12,12 @@
  * notes the system calls that set policies.
  *
  * Everything is per CPU and written without atomics. One program can interrupt another on its CPU: a fault in an
- * interrupt (a profiler that reads user stacks), and since tracepoints leave preemption on (7.0) that of another task.
- * It finds the CPU busy, counts itself as missed and leaves.
+ * interrupt (a profiler that reads user stacks). It finds the CPU busy, counts itself as missed and leaves.
+ *
+ * Another task's programs must not come in between, or all that it does until the first task goes on would be missed.
+ * Until 7.0 tracepoints see to that. Now the programs do it, by hold(); those of faults need not, whose tracepoints fire
+ * with interrupts off (arch/x86/mm/fault.c), nor those of migrations, which fire under the page table lock. (With
+ * PREEMPT_RT that lock leaves preemption on.)
  */
 #pragma once
 
@@ -173,6 +177,26 @@ static __always_inline struct cpu *this_cpu(u32 *number)
 {
 	*number = bpf_get_smp_processor_id();
 	return cpus.lookup(number);
+}
+
+#ifdef PREEMPT_DISABLE
+static void (*preempt_disable)(void) = (void *)(u64)(KFUNC | PREEMPT_DISABLE);
+static void (*preempt_enable)(void) = (void *)(u64)(KFUNC | PREEMPT_ENABLE);
+#endif
+
+/* No other task on this CPU until release(). Within one program: the verifier allows no tail call in between. */
+static __always_inline void hold(void)
+{
+#ifdef PREEMPT_DISABLE
+	preempt_disable();
+#endif
+}
+
+static __always_inline void release(void)
+{
+#ifdef PREEMPT_DISABLE
+	preempt_enable();
+#endif
 }
 
 static __always_inline bool enter(struct cpu *cpu)

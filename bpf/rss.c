@@ -187,10 +187,14 @@ static __always_inline int changed(struct bpf_raw_tracepoint_args *ctx, u64 mm)
 		return 0;
 	c = get_control();
 	cpu = this_cpu(&number);
-	if (!c || !cpu || !enter(cpu))
+	if (!c || !cpu)
 		return 0;
-	explain(c, cpu, number, target, (u64)ctx);
-	leave(cpu);
+	hold();
+	if (enter(cpu)) {
+		explain(c, cpu, number, target, (u64)ctx);
+		leave(cpu);
+	}
+	release();
 	return 0;
 }
 

@@ -15,11 +15,8 @@ from tests.kernel.world import Step
 from tracer.model.sample import Sample
 from tracer.model.snapshot import Snapshot
 
-__all__ = ["LOST_MOST", "Refreshing", "Row", "Table", "check", "lacks"]
+__all__ = ["Refreshing", "Row", "Table", "check", "lacks"]
 
-LOST_MOST = 20
-"""Events that a session may have lost in all its steps. From Linux 7.0 on a hook can be preempted, and until it goes on
-the events of others on its CPU count as lost (docs/kernels.md). An audit follows; what matters is that all is equal."""
 LOCAL_SHARE = 3
 """A change in one place may have at most this part of all regions read again: a third."""
 
@@ -34,7 +31,6 @@ class Refreshing(Protocol):
 class Row:
     """One step for one way of tracing. pages_off, areas_off: after one refresh; the _second ones after another, to
     show that a second look changes nothing. regions_*: 2 MiB regions that each of the two read, of regions_total.
-    lost: events, since the session began.
     lacks: why the kernel cannot do it; the numbers are then of no step.
     """
 
@@ -51,7 +47,6 @@ class Row:
     regions_total: int = 0
     audited: str = ""
     unsure: str = ""
-    lost: int = 0
     lacks: str = ""
     differences: tuple[str, ...] = ()
 
@@ -95,9 +90,8 @@ def check(operation: str, step: Step, pid: int, session: Refreshing, look: Calla
         first.refresh.regions_read,
         second.refresh.regions_read,
         truth.regions,
-        step.audited or "an event was lost" * bool(second.trust.lost),
+        step.audited,
         unsure=_unsure(second),
-        lost=second.trust.lost,
         differences=off[0].lines or off[1].lines,
     )
 
@@ -105,7 +99,7 @@ def check(operation: str, step: Step, pid: int, session: Refreshing, look: Calla
 def _unsure(snapshot: Snapshot) -> str:
     """What a second refresh of a process at rest still cannot vouch for; it must be nothing."""
     trust = snapshot.trust
-    doubts = {"settling": trust.settling, "unexplained": trust.unexplained, "lost": max(0, trust.lost - LOST_MOST)}
+    doubts = {"settling": trust.settling, "unexplained": trust.unexplained, "lost": trust.lost}
     return ", ".join(f"{name} {count}" for name, count in doubts.items() if count)
 
 

@@ -15,11 +15,13 @@ import pytest
 
 from tests.kernel.cgroups import VERSIONS, cgroup, enter
 from tests.kernel.compare import difference
-from tests.kernel.exactness import LOST_MOST
 from tests.kernel.family import Family
 from tests.kernel.target import Target, read_truth, wait_asleep
 from tests.kernel.world import World
 from tracer.errors import NumatraceError
+from tracer.kernel import hooks as module
+from tracer.kernel.btf import Btf
+from tracer.kernel.layout import preemption
 from tracer.kernel.procfs import TargetGone
 from tracer.model.sample import Sample
 from tracer.model.selection import Selection
@@ -37,14 +39,13 @@ def family(quiet_machine: None) -> Iterator[Family]:
         yield it
 
 
-def check(sample: Sample, pids: tuple[int, ...], lost: int = LOST_MOST) -> None:
-    """Exactly these processes, each as its numa_maps says, and no doubt left. lost: events, at most."""
+def check(sample: Sample, pids: tuple[int, ...], lost: int = 0) -> None:
+    """Exactly these processes, each as its numa_maps says, and no doubt left."""
     assert [snapshot.pid for snapshot in sample.snapshots] == sorted(pids)
     for snapshot in sample.snapshots:
         assert not difference(read_truth(snapshot.pid), snapshot), snapshot.pid
         trust = snapshot.trust
-        assert (trust.settling, trust.unexplained) == (0, 0)
-        assert trust.lost <= lost
+        assert (trust.settling, trust.unexplained, trust.lost) == (0, 0, lost)
     assert sample.untraced == 0
     assert sample.totals.tolist() == [
         sum(int(s.pages[:, at].sum()) for s in sample.snapshots) for at in range(len(sample.node_ids))
@@ -112,10 +113,7 @@ def test_exec_ends_one_address_space_and_begins_another(family: Family) -> None:
 
 
 def test_many_short_lived_children(family: Family) -> None:
-    """Every fault of every child is found again, though few of them live long enough to be looked at.
-
-    But for what a preempted hook has kept others from noting: that is rare, counted, and shown.
-    """
+    """Every address space and fault of every child is found again, though few live long enough to be looked at."""
     pages, at_once = 6, 8
     with Session(Selection((family.pid,), follow_forks=True), COUNTED) as session:
         session.refresh()
@@ -128,20 +126,62 @@ def test_many_short_lived_children(family: Family) -> None:
         family.receive(family.pid, *words)
         samples += [session.refresh(), session.refresh()]
         assert session._machinery is not None
-        assert session._machinery.hooks is not None
-        cpus = session._machinery.hooks._cpus
-        missed = int(cpus["missed"].sum())
-        assert int(cpus["dropped"].sum()) == 0
-        assert samples[-1].only.trust.lost == missed
-        check(samples[-1], family.live, missed)
+        hooks = session._machinery.hooks
+        assert hooks is not None
+        assert (hooks._cpus["missed"].sum(), hooks._cpus["dropped"].sum()) == (0, 0)
+        # RSS changes that were not seen as a task was preempted in that program (from 7.0 on): audited, and told.
+        unseen = hooks._programs.skipped("rss_changed") if preemption(Btf(), functions=False) else 0
+        check(samples[-1], family.live, unseen)
         ended = [s for sample in samples for s in sample.ended]
         assert len({s.pid for s in ended}) <= STORM
-        # A half of the children has executed a program, and so had two address spaces, but for those made by vfork.
-        assert STORM - missed <= len(ended) <= 2 * STORM
-        assert len({(s.pid, index) for index, s in enumerate(ended)}) == len(ended)
+        # Of four children two have executed a program; the one that was forked and not vforked had two address spaces.
+        assert len(ended) == STORM + STORM // 4
         faults = sum(int(s.faults.count.sum()) for s in ended if s.faults is not None)
-        assert faults >= (STORM // 2 - missed) * pages
-        assert missed <= faults // 100
+        assert faults >= STORM * pages
+
+
+@pytest.fixture(params=["second", "both"])
+def programs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of the two programs that see a birth or an end where a task may be preempted in one: the second alone, as if none
+    of the first had been run, or both, also on a kernel that needs one only."""
+    again = dict(module.AGAIN)
+    if request.param == "second":
+        hooks = tuple((name, again.get(name, function)) for name, function in module.REQUIRED)
+        monkeypatch.setattr(module, "AGAIN", ())
+        monkeypatch.setattr(module, "REQUIRED", hooks)
+    elif not preemption(Btf(), functions=False):
+        monkeypatch.setattr(module, "REQUIRED", module.REQUIRED + module.AGAIN)
+    return str(request.param)
+
+
+def test_births_and_ends_are_seen_once(family: Family, programs: str) -> None:
+    with Session(Selection((family.pid,), follow_forks=True), COUNTED) as session:
+        check(session.refresh(), family.live)
+        child, other = family.fork(family.pid, 2)
+        (grandchild,) = family.ask(child, "vforkexec")
+        family.ask(other, "exec", 1)
+        check(settled(session), family.live)
+        family.ask(grandchild, "exit")
+        check(settled(session), family.live)
+        assert not session.refresh().ended
+        family.ask(family.pid, "storm", 40, 8, 2)
+        ended = [*session.refresh().ended, *session.refresh().ended]
+        assert len(ended) == 40 + 40 // 4  # as in the long storm
+        check(session.refresh(), family.live)
+
+
+def test_who_found_no_room_is_counted_once(family: Family, programs: str) -> None:
+    """By the first program: the second one cannot tell whether that was run."""
+    with Session(Selection((family.pid,), follow_forks=True), HOOKED) as session:
+        session.refresh()
+        assert session._machinery is not None
+        hooks = session._machinery.hooks
+        assert hooks is not None
+        for at in range(len(hooks._targets) - 1):
+            hooks.add((at + 1) << 12, 1)
+        told = hooks.untraced()
+        family.fork(family.pid)
+        assert session.refresh().untraced == told + (programs == "both")
 
 
 def test_a_killed_target_is_gone_and_the_others_stay(family: Family) -> None:

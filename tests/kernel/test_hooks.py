@@ -12,6 +12,7 @@ from tests.kernel.compare import difference
 from tests.kernel.target import Target, read_truth
 from tests.kernel.world import HUGE, PAGE, World
 from tracer.kernel import hooks as module
+from tracer.kernel.btf import Btf
 from tracer.model.policy import Mode
 from tracer.session import Session
 from tracer.session_settle import Settler
@@ -77,6 +78,42 @@ def test_other_processes_leave_no_trace(world: World) -> None:
         busy.map(0, 8 * HUGE)
         busy.write(0, 8 * HUGE)
         assert work._hooks.token() == before
+
+
+def test_preemption_is_held_off_where_the_kernel_lets_programs_do_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the code of 7.0 and later, which is left out where tracepoints hold it off, but is right there as well."""
+    btf = Btf()
+    functions = {"PREEMPT_DISABLE": "bpf_preempt_disable", "PREEMPT_ENABLE": "bpf_preempt_enable"}
+    found = {name: number for name, function in functions.items() if (number := btf.function(function)) is not None}
+    monkeypatch.setattr(module, "preemption", lambda *_: found)
+    with Session(world.pid) as session:
+        work = settler(session)
+        assert work._hooks._preemptible == bool(found)
+        session.refresh()
+        world.map(0, 64 * HUGE)
+        world.write(0, 64 * HUGE, HUGE)
+        world.advise(0, 32 * HUGE, 4)  # MADV_DONTNEED: an RSS change that the system call explains
+        snapshot = session.refresh().only
+        assert (snapshot.trust.lost, snapshot.trust.unexplained) == (0, 0)
+        assert not difference(read_truth(world.pid), snapshot)
+
+
+def test_programs_that_were_not_run_count_as_lost(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two programs for one event as many as were surely not run; a fault's cannot be held up by another task."""
+    skipped = {"executed": 3, "executed_again": 2, "task_made": 1, "rss_changed": 4, "fault_user": 8}
+    with Session(world.pid) as session:
+        hooks = settler(session)._hooks
+        before = hooks.token()
+        monkeypatch.setattr(
+            hooks._programs, "attached", lambda: [function for _, function in module.REQUIRED + module.AGAIN]
+        )
+        monkeypatch.setattr(hooks._programs, "skipped", lambda function: skipped.get(function, 0))
+        monkeypatch.setattr(hooks, "_preemptible", True)
+        assert hooks.token() != before
+        assert hooks.lost() == 2 + 4
+        assert session.refresh().only.trust.lost == 2 + 4
 
 
 def test_a_full_log_is_counted_and_repaired(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,7 +222,7 @@ def test_right_with_all_hooks(name: str, world: World) -> None:
 
 @pytest.mark.parametrize("name", HERE)
 def test_wrong_without(name: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    for group in ("REQUIRED", "OPTIONAL", "FLOWS"):
+    for group in ("REQUIRED", "OPTIONAL", "FLOWS", "AGAIN"):
         hooks = getattr(module, group)
         monkeypatch.setattr(module, group, tuple(hook for hook in hooks if hook[0] != name))
     with pytest.raises(AssertionError):

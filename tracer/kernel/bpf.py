@@ -21,6 +21,8 @@ from typing import Any
 __all__ = ["compile_image", "main"]
 
 LOAD_64, PSEUDO_MAP = 0x18, 1  # BPF_LD | BPF_IMM | BPF_DW with src_reg BPF_PSEUDO_MAP_FD, uapi/linux/bpf.h
+CALL, PSEUDO_KFUNC = 0x85, 2  # BPF_JMP | BPF_CALL with src_reg BPF_PSEUDO_KFUNC_CALL
+KFUNC = 0x40000000  # bpf/common.h
 
 
 @contextmanager
@@ -71,12 +73,16 @@ def _table(module: Any, lib: Any, number: int, bpf: Any) -> dict[str, Any]:
 
 
 def _instructions(code: bytes, names: dict[int, str]) -> dict[str, Any]:
-    """Instructions as base64, and where a map's file descriptor has to be filled in."""
-    relocations = []
+    """Instructions as base64, calls of kernel functions set right, and where a map's descriptor goes."""
+    made, relocations = bytearray(code), []
     for at in range(0, len(code), 8):
+        number = int.from_bytes(code[at + 4 : at + 8], "little", signed=True)
         if code[at] == LOAD_64 and code[at + 1] >> 4 == PSEUDO_MAP:
-            relocations.append([at // 8, names[int.from_bytes(code[at + 4 : at + 8], "little")]])
-    return {"code": base64.b64encode(code).decode(), "maps": relocations}
+            relocations.append([at // 8, names[number]])
+        elif code[at] == CALL and not code[at + 1] >> 4 and number & KFUNC:
+            made[at + 1] |= PSEUDO_KFUNC << 4
+            made[at + 4 : at + 8] = (number & ~KFUNC).to_bytes(4, "little")
+    return {"code": base64.b64encode(made).decode(), "maps": relocations}
 
 
 def _declare(lib: Any) -> None:

@@ -85,7 +85,8 @@ class Btf:
                 f"this kernel shows no BTF ({path} is missing)",
                 "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, or `--hooks none --reader pagemap`",
             )
-        self._key = f"btf-{build_id()}" if build_id() and "NUMATRACE_BTF" not in os.environ else ""
+        self._own = "NUMATRACE_BTF" not in os.environ
+        self._key = f"btf-{build_id()}" if build_id() and self._own else ""
         self._answers: dict[str, int | None] = {}
         if self._key:
             try:
@@ -122,8 +123,13 @@ class Btf:
         return self._ask(f"args {function_type}", lambda: self._count_arguments(function_type))
 
     def function(self, name: str) -> int | None:
-        """The type id of a function of the kernel, by which a program is attached to it."""
-        return self._ask(f"func {name}", lambda: self._id(name, KIND_FUNC))
+        """The type id of a function of the kernel, by which programs call it or are attached to it. None where the BTF
+        is a file, whose ids the kernel does not know."""
+        return self._ask(f"func {name}", lambda: self._id(name, KIND_FUNC)) if self._own else None
+
+    def has_type(self, name: str) -> bool:
+        """Whether there is a typedef of that name."""
+        return self._ask(f"typedef {name}", lambda: self._id(name, KIND_TYPEDEF)) is not None
 
     def _ask(self, question: str, find: object) -> int | None:
         if question not in self._answers:

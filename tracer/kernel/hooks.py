@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tracer.errors import NumatraceError
 from tracer.kernel.btf import Btf
 from tracer.kernel.epoch import CALLS, Epoch, decode
-from tracer.kernel.layout import layout
+from tracer.kernel.layout import layout, preemption
 from tracer.kernel.programs import ARRAY, ARRAY_OF_MAPS, BpfRefused, Compilation, Programs, create_map, update_map
 from tracer.kernel.topology import Topology
 from tracer.kernel.walk import PageTables, Paging, Prepared
@@ -56,6 +56,15 @@ OPTIONAL = (
     ("mm_collapse_huge_page", "collapsed"),
 )
 NO_MODE = 4095  # as any argument of a call that sets policies it is refused: neither a mode, nor flags, nor an address
+# Where a task may be preempted in a program, the kernel does not run it for others on that CPU until it has gone on: a
+# second one then does it (bpf/life.c). Attached after the first ones, they run after them.
+AGAIN = (
+    ("sched_process_exec", "executed_again"),
+    ("sched_process_exit", "task_ended_again"),
+    ("task_newtask", "task_made_again"),
+    ("exit_mmap", "mm_ended_again"),
+)
+NEVER_PREEMPTED = {"fault_user", "fault_kernel"}  # bpf/log.h
 FLOWS = (("mm_migrate_pages_start", "migration_begins"), ("mm_migrate_pages", "migration_ends"))
 SCANS = ("scan_set", "scan_removed", "deal_set", "deal_removed")  # in the order of bpf/migrate.c
 FOLLOW_EXEC, FOLLOW_FORKS = 1, 2  # flags in the map `followed` of bpf/targets.h
@@ -128,6 +137,8 @@ class PreparedHooks:
         calls = (f"__x64_sys_{name}" for name in CALLS.values() if detail.calls)
         self.call_functions = {function: btf.function(function) for function in calls}
         constants |= detail.constants(constants["BINS"])
+        constants |= preemption(btf, detail.calls)
+        self.preemptible = "PREEMPT_DISABLE" in constants
         record_bytes = 32 + 4 * constants["BINS"]
         log = max(256, min(16384, LOG_MEMORY // (2 * record_bytes * self.cpus)))
         self.log = 1 << (log.bit_length() - 1)
@@ -154,6 +165,7 @@ class Hooks:
         self._log = prepared.log
         self._nodes = tables.topology.nr_node_ids
         self.detail, self.reasons = prepared.detail, prepared.reasons
+        self._preemptible, self._skipped = prepared.preemptible, 0
         self._grace_maps: tuple[int, ...] = ()
         self._programs = Programs(prepared.compilation)
         try:
@@ -201,6 +213,8 @@ class Hooks:
                 self._programs.attach(tracepoint, function)
             except BpfRefused:
                 self.missing.append(tracepoint)
+        for tracepoint, function in AGAIN if self._preemptible else ():
+            self._programs.attach(tracepoint, function)
 
     def _attach_to_calls(self, functions: dict[str, int | None]) -> bool:
         """To the functions behind the three system calls, or else to the return of every system call there is.
@@ -287,12 +301,25 @@ class Hooks:
     # --- events ---
 
     def token(self) -> bytes:
-        """All per-CPU counters and pending faults: while it stays the same, no event of a target has come in."""
+        """All per-CPU counters and pending faults, and what no program saw: while it stays the same, no event of a
+        target has come in."""
         fields = self._cpus.dtype.fields
         assert fields is not None
         raw = self._cpus.view(np.uint8).reshape(len(self._cpus), -1)
         token: bytes = raw[:, : fields["last_task"][1]].tobytes()
-        return token
+        if self._preemptible:
+            self._skipped = self._count_skipped()
+        return token + self._skipped.to_bytes(8, "little")
+
+    def _count_skipped(self) -> int:
+        """Events, at most, that no program saw, as a task was preempted in it. With two programs both were skipped."""
+        skipped = {
+            function: self._programs.skipped(function)
+            for function in self._programs.attached()
+            if function not in NEVER_PREEMPTED
+        }
+        twice = [(skipped.pop(again), skipped.pop(again.removesuffix("_again"))) for _, again in AGAIN]
+        return sum(skipped.values()) + sum(map(min, twice))
 
     def quiet(self) -> bool:
         """Nothing was written to the present epoch's log. Cheap: no system call."""
@@ -308,8 +335,9 @@ class Hooks:
         return int(target["unexplained"]) if int(target["number"]) == number else 0
 
     def lost(self) -> int:
-        """Events lost since the start: full logs, full maps, programs interrupted by others."""
-        return int(self._cpus["dropped"].sum() + self._cpus["missed"].sum())
+        """Events lost since the start: full logs, full maps, programs interrupted by others, programs that did not run
+        (as of the last `token`)."""
+        return int(self._cpus["dropped"].sum() + self._cpus["missed"].sum()) + self._skipped
 
     def migrations(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Pages that the machine has migrated and failed to migrate since the start, by reason; int64."""

@@ -10,7 +10,7 @@ from tracer.errors import NumatraceError
 from tracer.kernel.btf import Btf
 from tracer.kernel.topology import Topology
 
-__all__ = ["NOWHERE_EXTRA", "bins_of", "layout", "node_words"]
+__all__ = ["NOWHERE_EXTRA", "bins_of", "layout", "node_words", "preemption"]
 
 REQUIRED = {
     "TASK_MM": "task_struct.mm",
@@ -120,6 +120,19 @@ def _offsets(btf: Btf, wanted: dict[str, str]) -> dict[str, int]:
             "Linux 6.1 or later with CONFIG_NUMA is the floor; `--hooks none --reader numa_maps` works without",
         )
     return {name: offset for name, offset in found.items() if offset is not None}
+
+
+def preemption(btf: Btf, functions: bool) -> dict[str, int]:
+    """The kernel functions that programs need where they can be preempted, and nothing where they cannot, or where the
+    kernel has no such functions. functions: there are programs on functions, which always can be.
+
+    The type is that of the guard in tracepoints which took the place of preempt_disable() in 7.0
+    (include/linux/tracepoint.h).
+    """
+    off, on = btf.function("bpf_preempt_disable"), btf.function("bpf_preempt_enable")
+    if off is None or on is None or not (functions or btf.has_type("class_srcu_fast_notrace_t")):
+        return {}
+    return {"PREEMPT_DISABLE": off, "PREEMPT_ENABLE": on}
 
 
 def layout(btf: Btf, topology: Topology) -> dict[str, int]:

@@ -43,6 +43,7 @@ TRACE_FEXIT = 25  # enum bpf_attach_type
 HASH, ARRAY, ARRAY_OF_MAPS = 1, 2, 12  # enum bpf_map_type
 TEST_RUN_ON_CPU = 1  # BPF_F_TEST_RUN_ON_CPU, include/uapi/linux/bpf.h
 LOG_BYTES = 1 << 20
+INFO_BYTES, SKIPPED = 216, 208  # struct bpf_prog_info as far as recursion_misses (u64), and where that is
 
 
 class BpfRefused(NumatraceError):
@@ -193,7 +194,7 @@ class Programs:
         self._programs: dict[str, int] = {}
         self._code = image["programs"]
         self._windows: dict[str, npt.NDArray[Any]] = {}
-        self._attached: dict[str, int] = {}
+        self._attached: dict[tuple[str, str], int] = {}
         self._options = _TestRun(sz=ctypes.sizeof(_TestRun))
         self._pointer = ctypes.byref(self._options)
         self._test_run = libbpf().bpf_prog_test_run_opts
@@ -256,7 +257,7 @@ class Programs:
                 f"cannot attach to the tracepoint {tracepoint}: {os.strerror(ctypes.get_errno())}",
                 "`/sys/kernel/tracing/available_events` lists what this kernel has",
             )
-        self._attached[tracepoint] = fd
+        self._attached[tracepoint, function] = fd
 
     def attach_to_exit(self, kernel_function: str, number: int, function: str) -> None:
         """Attach to the return of a function of the kernel, given by its name and its BTF type id: the program's
@@ -267,11 +268,23 @@ class Programs:
         fd = libbpf().bpf_raw_tracepoint_open(None, self._programs[name])
         if fd < 0:
             raise BpfRefused(f"cannot attach to the function {kernel_function}: {os.strerror(ctypes.get_errno())}")
-        self._attached[kernel_function] = fd
+        self._attached[kernel_function, name] = fd
 
-    def detach(self, tracepoint: str) -> None:
-        """Undo `attach` or `attach_to_exit`."""
-        os.close(self._attached.pop(tracepoint))
+    def detach(self, place: str) -> None:
+        """Undo every `attach` or `attach_to_exit` to a tracepoint or function."""
+        for key in [key for key in self._attached if key[0] == place]:
+            os.close(self._attached.pop(key))
+
+    def attached(self) -> list[str]:
+        """The programs that are attached, by name; for `skipped`."""
+        return [function for _, function in self._attached]
+
+    def skipped(self, function: str) -> int:
+        """How often the kernel did not run a program, as it had not come to its end on that CPU. One system call."""
+        info, size = (ctypes.c_ubyte * INFO_BYTES)(), ctypes.c_uint32(INFO_BYTES)  # what is asked for is 0
+        if libbpf().bpf_obj_get_info_by_fd(self._programs[function], info, ctypes.byref(size)):
+            raise BpfRefused(f"cannot ask about a BPF program: {os.strerror(ctypes.get_errno())}", permission_hint())
+        return int.from_bytes(info[SKIPPED:INFO_BYTES], "little")
 
     def array(self, name: str) -> npt.NDArray[Any]:
         """A memory-mapped array map: reads and writes need no system call. One element per entry, named fields."""
@@ -305,9 +318,9 @@ class Programs:
     def close(self) -> None:
         """Detach and unload everything."""
         self._windows.clear()
+        for fd in (*self._attached.values(), *self._programs.values(), *self._maps.values()):
+            os.close(fd)
         for kept in (self._attached, self._programs, self._maps):
-            for fd in kept.values():
-                os.close(fd)
             kept.clear()
 
 
