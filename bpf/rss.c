@@ -23,6 +23,14 @@ enum system_call {
 	SYS_MLOCK2 = 325,
 };
 
+/* include/uapi/asm-generic/mman-common.h */
+#define MADV_DONTNEED 4
+#define MADV_FREE 8
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#define MADV_DONTNEED_LOCKED 24
+#define MADV_GUARD_INSTALL 102
+
 #define BRK_BELOW (1ULL << 30)
 #define BRK_ABOVE (1ULL << 36)
 
@@ -93,7 +101,14 @@ static __always_inline void note_range(struct cpu *cpu, u32 number, u32 epoch, u
 	note(cpu, number, epoch, RECORD_RANGE, target, start, end);
 }
 
-/* Which addresses a system call changes. False: it does not say. */
+/* Others change the file, or split its large folios, which unmaps them wherever else they are mapped as well. */
+static __always_inline bool stays_in_its_range(u64 advice)
+{
+	return advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_POPULATE_READ ||
+	       advice == MADV_POPULATE_WRITE || advice == MADV_DONTNEED_LOCKED || advice == MADV_GUARD_INSTALL;
+}
+
+/* Which addresses a system call changes. False: it does not say, or not of all. */
 static __always_inline bool range_of_call(struct cpu *cpu, u32 number, u32 epoch, u32 target, const struct call *call)
 {
 	const u64 *a = call->argument;
@@ -131,7 +146,7 @@ static __always_inline bool range_of_call(struct cpu *cpu, u32 number, u32 epoch
 		return false;
 	}
 	note_range(cpu, number, epoch, target, start & ~4095ULL, (length + (start & 4095) + 4095) & ~4095ULL);
-	return true;
+	return call->number != SYS_MADVISE || stays_in_its_range(a[2]);
 }
 
 static __always_inline void read_call(const struct control *c, u64 task, struct call *call)

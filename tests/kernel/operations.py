@@ -29,6 +29,7 @@ _NO_THP = (errno.EINVAL,)
 _PUNCH_A_HOLE = 3  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 
 _ELSEWHERE = "another process did it: only the change of the RSS is seen"
+_ALL_VIEWS = "the advice changes other mappings of a file as well"
 _EVERYWHERE = "changes the whole process"
 
 
@@ -473,7 +474,7 @@ def _collapse(w: World) -> Iterator[Step]:
     yield Step("small pages", 3 * 512)
     w.advise(0, HUGE, _MADV_COLLAPSE, lacking=(errno.EINVAL,))
     assert w.transparent_huge(0) == HUGE
-    yield Step("one region", 3 * 512, audited="the event names no address")
+    yield Step("one region", 3 * 512, audited=_ALL_VIEWS)
     outside.process_madvise(w.pid, w.address(HUGE), HUGE, _MADV_COLLAPSE)
     assert w.transparent_huge(0) == 2 * HUGE
     yield Step("one region, by another process", 3 * 512, audited=_ELSEWHERE)
@@ -631,11 +632,22 @@ def _page_out(w: World) -> Iterator[Step]:
     yield Step("file read", 256)
     w.advise(0, _SMALL, MADV_PAGEOUT, lacking=(errno.EINVAL,))
     assert w.slot_pages(w.truth()) < 256
-    yield Step("64 pages out")
+    yield Step("64 pages out", audited=_ALL_VIEWS)
     w.read(0, 1 << 20)
     outside.process_madvise(w.pid, w.address(512 << 10), 512 << 10, MADV_PAGEOUT)
     assert w.slot_pages(w.truth()) < 256
     yield Step("128 pages out, by another process", audited=_ELSEWHERE)
+
+
+def _page_out_of_two_views(w: World) -> Iterator[Step]:
+    """A large folio of a file is split, and by that unmapped everywhere, for a part of it."""
+    w.open(1 << 20)
+    for offset in (0, 4 * HUGE - 37 * PAGE):
+        w.map(offset, 1 << 20, SHARED, prot=mmap.PROT_READ, file=True)
+        w.read(offset, 1 << 20)
+    yield Step("file read in two places", 512)
+    w.advise(0, _SMALL, MADV_PAGEOUT, lacking=(errno.EINVAL,))
+    yield Step("64 pages out of one", audited=_ALL_VIEWS)
 
 
 def _swap(w: World) -> Iterator[Step]:
@@ -645,7 +657,7 @@ def _swap(w: World) -> Iterator[Step]:
         yield Step("touched", 64)
         w.advise(0, _SMALL, MADV_PAGEOUT)
         assert w.slot_pages(w.truth()) < 64
-        yield Step("paged out")
+        yield Step("paged out", audited=_ALL_VIEWS)
         w.read(0, _SMALL // 4)
         yield Step("16 pages read")
         w.write(0, _SMALL)
@@ -771,6 +783,7 @@ OPERATIONS: dict[str, Operation] = {
     "MADV_GUARD_INSTALL": _guard,
     "MADV_COLLAPSE": _collapse,
     "MADV_PAGEOUT": _page_out,
+    "MADV_PAGEOUT, two views": _page_out_of_two_views,
     "swap": _swap,
     "set_mempolicy": _task_policies,
     "set_mempolicy weighted interleave": _task_weighted,

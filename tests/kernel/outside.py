@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
 import os
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
 
-__all__ = ["fallocate", "migrate_pages", "move_pages", "process_madvise", "process_vm_writev"]
+__all__ = [
+    "fallocate",
+    "migrate_pages",
+    "move_pages",
+    "process_madvise",
+    "process_vm_writev",
+    "userfault_address",
+    "userfault_copy",
+    "userfaults",
+]
 
 # The numbers of x86-64.
 _SYS_MIGRATE_PAGES = 256
 _SYS_MOVE_PAGES = 279
 _SYS_FALLOCATE = 285
 _SYS_PROCESS_VM_WRITEV = 311
+_SYS_PIDFD_GETFD = 438
 _SYS_PROCESS_MADVISE = 440
+# include/uapi/linux/userfaultfd.h
+_UFFDIO_COPY = 0xC028AA03
+_UFFD_MSG_BYTES, _UFFD_EVENT_PAGEFAULT = 32, 0x12
 _MPOL_MF_MOVE = 2
 _MAX_NODES = 64
 
@@ -78,3 +94,33 @@ def migrate_pages(pid: int, from_nodes: int, to_nodes: int) -> int:
     """Move all pages of another process from the nodes of one mask to those of another; pages that stayed."""
     masks = [ctypes.c_ulong(mask) for mask in (from_nodes, to_nodes)]
     return _call(_SYS_MIGRATE_PAGES, _long(pid), _long(_MAX_NODES + 1), ctypes.byref(masks[0]), ctypes.byref(masks[1]))
+
+
+@contextlib.contextmanager
+def userfaults(pid: int, descriptor: int) -> Iterator[int]:
+    """The userfaultfd that another process has under that number, as one of ours."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        ours = _call(_SYS_PIDFD_GETFD, _long(pidfd), _long(descriptor), _long(0))
+    finally:
+        os.close(pidfd)
+    try:
+        yield ours
+    finally:
+        os.close(ours)
+
+
+def userfault_address(descriptor: int) -> int:
+    """The page of the next fault that waits there."""
+    message = os.read(descriptor, _UFFD_MSG_BYTES)
+    assert message[0] == _UFFD_EVENT_PAGEFAULT
+    address: int = struct.unpack_from("=16xQ", message)[0]
+    return address & ~0xFFF
+
+
+def userfault_copy(descriptor: int, to: int, content: bytes) -> None:
+    """Fill pages of the other process that are not there yet, and let go who waits for them."""
+    here = ctypes.create_string_buffer(content, len(content))
+    order = bytearray(struct.pack("=QQQQq", to, ctypes.addressof(here), len(content), 0, 0))
+    fcntl.ioctl(descriptor, _UFFDIO_COPY, order)
+    assert struct.unpack("=QQQQq", order)[4] == len(content)

@@ -116,9 +116,14 @@ class World:
         self.ask("memfd", self.slot, name.hex(), flags, size, lacking=lacking)
 
     @property
+    def file_descriptor(self) -> int:
+        """The target's number for what `open`, `memfd` or the command `userfault` opened for this slot."""
+        return _FIRST_FD + self.slot
+
+    @property
     def file_path(self) -> Path:
         """The file of this slot as another process can open it, memfd or not."""
-        return Path(f"/proc/{self.target.pid}/fd/{_FIRST_FD + self.slot}")
+        return Path(f"/proc/{self.target.pid}/fd/{self.file_descriptor}")
 
     def write(self, offset: int, length: int, step: int = PAGE) -> None:
         self.ask("write", self.slot, offset, length, step)

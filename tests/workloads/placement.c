@@ -29,6 +29,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "ring.h"
+#include "userfault.h"
+
 #define PAGE 4096UL
 #define REGION (2UL << 20)
 #define SLOTS 0x100000000000UL
@@ -313,6 +316,11 @@ static int do_unlock(const struct call *c)
     return outcome(munlock(place(c), c->number[2]));
 }
 
+static int do_lockall(const struct call *c)
+{
+    return outcome(c->number[0] ? mlockall(c->number[0]) : munlockall());
+}
+
 // From (slot, offset, old length) to (slot, offset, new length); the flags decide whether the place is taken.
 static int do_remap(const struct call *c)
 {
@@ -404,6 +412,32 @@ static int do_where(const struct call *c)
 static int do_readfile(const struct call *c)
 {
     return outcome(pread(FIRST_FD + c->number[3], place(c), c->number[2], c->number[4]));
+}
+
+// By io_uring; the last word is one of enum ring_way.
+static int do_ring(const struct call *c)
+{
+    return ring_read(FIRST_FD + c->number[3], place(c), c->number[2], c->number[4], c->number[5]);
+}
+
+// The descriptor of the slot, and what faults on these pages waits for it.
+static int do_userfault(const struct call *c)
+{
+    int fd = userfault_open();
+
+    if (fd < 0)
+        return fd;
+    if (dup3(fd, FIRST_FD + c->number[0], O_CLOEXEC) < 0)
+        return -errno;
+    close(fd);
+    return userfault_register(FIRST_FD + c->number[0], place(c), c->number[2]);
+}
+
+// The last word is one of enum userfault_way.
+static int do_fill(const struct call *c)
+{
+    return userfault_fill(FIRST_FD + c->number[0], place(c), address(c->number[0], c->number[3]), c->number[2],
+                          c->number[4]);
 }
 
 static int do_brk(const struct call *c)
@@ -799,6 +833,7 @@ static const struct {
     {"churn", 4, do_churn},       // slot offset length rounds
     {"lock", 3, do_lock},         // slot offset length
     {"unlock", 3, do_unlock},     // slot offset length
+    {"lockall", 1, do_lockall},   // flags of mlockall, or 0 to unlock
     {"remap", 7, do_remap},       // slot offset length to-slot to-offset to-length flags
     {"bind", 6, do_bind},         // slot offset length mode nodes flags
     {"home", 4, do_home},         // slot offset length node
@@ -807,6 +842,9 @@ static const struct {
     {"move", 4, do_move},         // slot offset length node
     {"where", 3, do_where},       // slot offset length
     {"readfile", 5, do_readfile}, // slot offset length slot-of-descriptor file-offset
+    {"ring", 6, do_ring},         // slot offset length slot-of-descriptor file-offset way
+    {"userfault", 3, do_userfault}, // slot offset length; the descriptor gets the slot's number
+    {"fill", 5, do_fill},         // slot offset length from-offset way
     {"brk", 1, do_brk},           // [-]bytes
     {"stack", 1, do_stack},       // bytes below the present frame
     {"threads", 4, do_threads},   // slot offset length threads
