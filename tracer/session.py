@@ -26,6 +26,7 @@ from tracer.kernel.procfs import TargetGone
 from tracer.model.sample import Sample
 from tracer.model.selection import Selection
 from tracer.model.snapshot import Snapshot
+from tracer.session_check import Unsettled
 from tracer.session_events import Attribution
 from tracer.session_machine import Machine
 from tracer.session_policy import PolicyWatch
@@ -107,6 +108,8 @@ class Session:
                 "flows, faults and calls are seen by the hooks only, and they cannot be used here",
                 "run as root on Linux 6.1 or later, without `--hooks none`",
             )
+        if options.check:
+            self.notes.append("there is nothing to check: without hooks everything is read at every look")
         if self.selection.follow_forks:
             self.notes.append("children are looked for at each look only: those that come and go in between are missed")
 
@@ -199,6 +202,15 @@ class Session:
             migrated,
             failed,
         )
+
+    def unsettled(self, pid: int) -> Unsettled:
+        """What the last refresh knows to have changed of a target while it was looked at. Without hooks that is
+        nothing."""
+        assert self._roster is not None
+        process = self._roster.processes.get(pid)
+        if process is not None and isinstance(process.work, Settler):
+            return process.work.unsettled()
+        return Unsettled(np.empty(0, np.int64))
 
     def _gone(self) -> TargetGone:
         pids = self.selection.pids

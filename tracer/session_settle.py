@@ -23,12 +23,13 @@ from tracer.kernel.machinery import Machinery
 from tracer.kernel.memory import Glance, Layout, WalkedMemory
 from tracer.kernel.numa_maps import read_numa_maps
 from tracer.kernel.pagemap import Pagemap
-from tracer.kernel.procfs import major_faults, resident_pages
+from tracer.kernel.procfs import TargetGone, major_faults, resident_pages
 from tracer.kernel.walk import Survey
 from tracer.model.policy import DEFAULT, Policy
 from tracer.model.snapshot import Details, Regions, Trust
 from tracer.model.spans import RESTLESS, SpanTable, VmaList
 from tracer.model.state import State
+from tracer.session_check import Checker, Drift, Unsettled
 
 __all__ = ["Budget", "Settler"]
 
@@ -140,6 +141,9 @@ class Settler:
         self._confirmed = self._named = time.monotonic()
         self._regions_read = 0
         self._just_read: list[Int64s] = []
+        share = machinery.options.check
+        self._checker = Checker(share, self.memory, machinery.frames, pagemap) if share else None
+        self._touched, self._listed, self._audited = NONE, False, False
 
     def close(self) -> None:
         """Stop tracing."""
@@ -154,6 +158,7 @@ class Settler:
         token: `Hooks.token`, taken before `pending`.
         """
         self._regions_read = 0
+        self._touched, self._listed, self._audited = NONE, False, False
         # Before anything else is looked at: what changes from here on makes the next token another one.
         self._token = token + self.memory.token()
         self._glance = None
@@ -169,20 +174,23 @@ class Settler:
     def work(self, drained: Drained | None) -> State:
         """Bring the counters up to date, after `look` and the end of the epoch. drained: what that held for us."""
         now = time.monotonic()
-        if self._glance is None and self._still is not None and drained is None:
+        drift = self._judge(drained or Drained())
+        if self._glance is None and self._still is not None and drained is None and drift is None:
             self._confirmed = now
+            self._check_some()
             return self._still
         glance = self._glance or self.memory.glance()
-        idle = drained is None and self._idle(glance)
+        idle = drained is None and drift is None and self._idle(glance)
         if self.layout is None:
             self.seed()
         elif not idle:
-            self._work_off(glance, drained or Drained())
+            self._work_off(glance, drained or Drained(), drift)
         self._calm = self._token if idle else b""
         if not self._doubt():
             self._confirmed = time.monotonic()
         if self.layout is not None and self._fresh_names():
             self.layout, self._named = self.memory.renamed(self.layout), now
+        self._check_some()
         self._still = self._state()
         return self._still
 
@@ -230,12 +238,14 @@ class Settler:
     def _counted(self) -> int:
         return int(self._table.totals[self._table.vmas.huge == 0].sum())
 
-    def _work_off(self, glance: Glance, mine: Drained) -> None:
+    def _work_off(self, glance: Glance, mine: Drained, drift: Drift | None) -> None:
         doubts = self._doubts()
         ranges = [self._regions_in(start, end) for start, end in mine.ranges]
         touched = np.unique(np.concatenate([mine.regions, self._dirty, *ranges]))
         dirty = np.unique(np.concatenate([touched, self._again, self._pending]))
-        self._again = touched
+        self._again = self._touched = touched
+        if drift is not None:
+            dirty = np.union1d(dirty, drift.regions)
         if glance.lists is None or glance.lists != self._lists:
             dirty = np.union1d(dirty, self._follow_vmas())
         if len(self._restless[0]):
@@ -243,6 +253,8 @@ class Settler:
         if self._huge_doubt(glance):
             dirty = np.union1d(dirty, self._huge_regions())
         self._dirty = self._settle(dirty)
+        if drift is not None:
+            self._count(drift)
         self._settling = len(self._dirty)
         if (
             self._audit is not None
@@ -319,6 +331,7 @@ class Settler:
 
         A list that changes faster than it can be read is taken as it was read, and looked at again next time.
         """
+        self._listed = True
         before = self.memory.glance()
         layout = self.memory.layout()
         after = self.memory.glance()
@@ -336,6 +349,54 @@ class Settler:
         restless = (layout.spans.special & RESTLESS) != 0
         self._restless = layout.spans.start[restless], layout.spans.end[restless]
         return self._table.remap(layout.spans)
+
+    # --- checks ---
+
+    def unsettled(self) -> Unsettled:
+        """What changed between the epoch before the last refresh and that refresh."""
+        everything = "changes that no event located" if self._audited or self._doubt() else ""
+        return Unsettled(np.union1d(self._touched, self._dirty), self._listed or self._list_settling, everything)
+
+    def _check_some(self) -> None:
+        """Hold a part of the counters against pagemap, where that is asked for; the next refresh judges."""
+        if self._checker is None or self._doubt() or self._audit is not None or self._list_settling:
+            return
+        doubtful = np.unique(np.concatenate((self._again, self._dirty, self._pending)))
+        try:
+            self._checker.take(self._table, doubtful, self._still_holds)
+        except TargetGone:  # the refresh finds that out by itself
+            self._checker.forget()
+
+    def _still_holds(self, glance: Glance) -> bool:
+        """Whether what no event need belong to is as it was counted."""
+        if glance.lists is None:
+            layout = self.memory.layout()
+            same = layout is not None and layout.consistent and layout.spans is self._table.vmas
+        else:
+            same = glance.lists == self._lists
+        return same and not self._huge_doubt(glance) and not self._rss_doubt(glance)
+
+    def _judge(self, drained: Drained) -> Drift | None:
+        """What the last check has found wrong, now that the events since then are known."""
+        if self._checker is None or not self._checker.suspects:
+            return None
+        if self._doubt() or self._audit is not None:
+            self._checker.forget()
+            return None
+        touched = np.unique(np.concatenate((drained.regions, self._dirty, self._pending)))
+        return self._checker.judge(self._table, touched, drained.ranges)
+
+    def _count(self, drift: Drift) -> None:
+        """The regions in which counters were wrong have been read again. A walk that says the same again is wrong
+        itself: go on with pagemap."""
+        self._drift += drift.pages
+        fresh = np.isin(drift.regions, self._hooks.touched_now(self.number), invert=True)
+        if self.reader == "walk" and fresh.all() and Checker.walk_is_wrong(self._table, drift):
+            self.reader = self.memory.reader = "pagemap"
+            self._machinery.notes.append(
+                f"process {self.pid}: walk and pagemap differ in {drift.pages} pages; reading pagemap instead"
+            )
+            self._dirty = self._settle(self._everything().regions)
 
     # --- faults in flight ---
 
@@ -413,6 +474,7 @@ class Settler:
         and the rest in the refreshes that follow. What is doubted meanwhile waits for the next audit.
         """
         began = time.thread_time()
+        self._audited = True
         while self._budget.left:
             if self._audit is None:
                 self._audit = _Audit(self._everything(), doubts, self.memory.glance().rss, time.monotonic())

@@ -36,6 +36,7 @@ class Options:
     regions: bool = False
     policies: bool = False
     policy_calls: bool = False
+    check: float = 0.0
 
 
 Step = Sample | Snapshot | BaseException | Callable[[], Sample | Snapshot]

@@ -72,6 +72,7 @@ def _run(arguments: Namespace) -> int:
 
         return play(arguments, file)
     target = options.target(arguments)
+    options.check_rolling(arguments, False)
     screen.need_terminal("live", _INSTEAD)
     if target.command:
         return _run_command(arguments, target)

@@ -27,6 +27,7 @@ __all__ = [
     "add_trace_policy",
     "add_vmas",
     "check_choice",
+    "check_rolling",
     "check_trace_policy",
     "count",
     "duration",
@@ -60,6 +61,7 @@ _LIVE_ONLY = (
     "no_faults",
     "policies",
     "trace_policy",
+    "check",
 )
 """Names of the options that concern live processes, as argparse has them."""
 
@@ -184,6 +186,27 @@ def add_reading(parser: ArgumentParser) -> None:
         help="how much of one CPU may go into reading again what changed without an event that says where "
         f"(default: {_AUDIT_PERCENT:g})",
     )
+    group.add_argument(
+        "--check",
+        type=_percent_of_memory,
+        metavar="PERCENT",
+        help="at each look compare so much of the memory, in turn, with pagemap, and count what was wrong as drift",
+    )
+
+
+def check_rolling(arguments: Namespace, single: bool) -> None:
+    """UsageError for --check where there is nothing to compare, or no second look that could judge. single: one look
+    is all."""
+    if arguments.check is None:
+        return
+    if arguments.hooks == "none" or arguments.reader == "numa_maps":
+        choice = "--hooks none" if arguments.hooks == "none" else "--reader numa_maps"
+        raise UsageError(f"--check is about counts that hooks keep, and {choice} has none", "leave one of them away")
+    if single:
+        raise UsageError(
+            "--check compares from one look to the next, and there is only one",
+            "give --every SEC, or use numatrace verify, which compares everything",
+        )
 
 
 def add_general(parser: ArgumentParser) -> None:
@@ -285,7 +308,8 @@ def _live_only(arguments: Namespace) -> Iterator[str]:
         yield "a command after --"
     for name in _LIVE_ONLY:
         # Not every verb has each of them. The default given in so many words does no harm.
-        if getattr(arguments, name, None) not in (None, False, "auto", _AUDIT_PERCENT / 100):
+        default = _AUDIT_PERCENT / 100 if name == "audit_cpu" else None
+        if getattr(arguments, name, None) not in (None, False, "auto", default):
             yield f"--{name.replace('_', '-')}"
 
 
@@ -335,6 +359,14 @@ def _percent(text: str) -> float:
     percent = _number(text)
     if not 0.0 < percent <= 100.0:
         raise ArgumentTypeError(f"{text!r} is not a share of a CPU: give a number above 0 and up to 100, without %")
+    return percent / 100
+
+
+def _percent_of_memory(text: str) -> float:
+    """A percentage as a fraction, for argparse."""
+    percent = _number(text)
+    if not 0.0 < percent <= 100.0:
+        raise ArgumentTypeError(f"{text!r} is not a share of memory: give a number above 0 and up to 100, without %")
     return percent / 100
 
 

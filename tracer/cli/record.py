@@ -145,6 +145,7 @@ def _wants(arguments: Namespace) -> tuple[Wants, str]:
     if arguments.threads and arguments.no_faults:
         raise UsageError("--threads is about page faults, and --no-faults leaves them out", "choose one")
     options.check_trace_policy(arguments)
+    options.check_rolling(arguments, False)
     # To ask for the time of changes is to ask for the changes.
     policies = arguments.policies or arguments.trace_policy
     if arguments.hooks != "none" and arguments.reader != "numa_maps":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tracer.cli.interrupts import Interrupts
 from tracer.cli.messages import note, report
-from tracer.cli.options import Target
+from tracer.cli.options import Target, check_rolling
 from tracer.cli.output import discard
 from tracer.cli.progress import Progress
 from tracer.errors import NumatraceError
@@ -78,6 +78,7 @@ def session_options(arguments: Namespace, wants: Wants) -> Options:
         reader=arguments.reader,
         seed=arguments.seed,
         audit_cpu=arguments.audit_cpu,
+        check=arguments.check or 0.0,
         details=wants.details,
         flows=wants.flows,
         faults=wants.faults,
@@ -143,6 +144,7 @@ class Watch:
 
     def run(self) -> int:
         """Until the pace or the targets end it. Returns the exit code: the command's own where there is one."""
+        check_rolling(self._arguments, self._pace.every_s is None and not self._pace.sums)
         if self._target.command:
             return self._run_command()
         return self._run_processes()

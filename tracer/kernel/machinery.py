@@ -26,6 +26,7 @@ class Options:
     audit_cpu: share of one CPU that audits may take, as a fraction. flows: follow each page that migrates. faults: tell
     page faults apart by kind and place; threads: by thread, too. regions: snapshots carry the counts of each region.
     policies: snapshots carry `Policies`; policy_calls: the system calls that set policies are traced, too.
+    check: share of the populated regions that each refresh compares with pagemap, as a fraction.
     """
 
     hooks: str = "auto"
@@ -39,6 +40,7 @@ class Options:
     regions: bool = False
     policies: bool = False
     policy_calls: bool = False
+    check: float = 0.0
 
 
 class Machinery:
