@@ -40,6 +40,7 @@ Progress = Callable[[str, int, int], None]
 Int64s = npt.NDArray[np.int64]
 
 EXEC_PATIENCE_S = 10.0
+END_PATIENCE_S = 10.0
 HALF_FULL = 0.5  # of a log: then it is emptied
 TICK_S = 0.1  # between two looks, while waiting, at how full the logs are
 BUSY_TICK_S = 0.02  # the same when children may be born: one that is held by its pidfd and its pagemap is not lost
@@ -301,8 +302,9 @@ class Session:
                 process.state = work.work(drained)
                 self._look_at_policies(process, work, drained)
                 return self._dresser.snapshot(process, drained, began)
-        except NumatraceError:
-            if hooks.alive(work.number) and not self._roster.exited(process):
+        except NumatraceError as error:
+            # An mm that has lost its last user is still taken down; that it has come to its end is told after that.
+            if not self._ends(hooks, process, END_PATIENCE_S if isinstance(error, TargetGone) else 0):
                 raise
         if work.number not in self._working.ended:  # then it ended in the epoch that is under way
             self._take_epoch(hooks)
@@ -311,6 +313,16 @@ class Session:
             words.absorb(self._last_words(work.number))
             self._bury(process, words, only_its_memory=not self._roster.exited(process))
         return None
+
+    def _ends(self, hooks: Hooks, process: Process, seconds: float) -> bool:
+        """Whether a process or its address space has come to its end, or does so within some seconds."""
+        assert self._roster is not None
+        assert isinstance(process.work, Settler)
+        limit = time.monotonic() + seconds
+        while hooks.alive(process.work.number) and not self._roster.exited(process, 0.001):
+            if time.monotonic() > limit:
+                return False
+        return True
 
     def _look_at_policies(self, process: Process, work: Settler, drained: Drained | None) -> None:
         if self._machine is None:
