@@ -67,9 +67,9 @@ def wait_asleep(pid: int, seconds: float = ANSWER_SECONDS) -> None:
 class Driven:
     """A workload that is told line by line what to do, and answers each line when all is done and at rest."""
 
-    def __init__(self, program: Path, prefix: Sequence[str]) -> None:
+    def __init__(self, program: Path, prefix: Sequence[str], arguments: Sequence[str] = ()) -> None:
         self._process = subprocess.Popen(
-            [*prefix, str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+            [*prefix, str(program), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
         )
 
     def __enter__(self) -> Self:
