@@ -61,7 +61,8 @@ class PolicyWatch:
         self._layout: Layout | None = None
         self._areas: list[Area] = []
         self._made: dict[int, tuple[Vma, Area]] = {}
-        self._fresh: set[tuple[int, int]] = set()
+        self._fresh: set[int] = set()
+        self._recent: set[int] = set()
         self._looks = 0
         self._unsure = np.empty(0, np.int64)
         self._allowed: tuple[int, ...] = ()
@@ -100,7 +101,7 @@ class PolicyWatch:
             self._looks > 1
             and drained is None
             and layout is self._layout
-            and not self._fresh
+            and not self._recent
             and not len(self._unsure)
             and not self._work.has_just_read()
             and tasks == self._tasks
@@ -126,19 +127,17 @@ class PolicyWatch:
             own = bool(layout.own_policy[row])
             policy = vma.policy if own else task
             existed, was = self._owned.at(vma.start)
-            new = bool(self._looks) and own and not (existed and same_policy(was, policy))
-            if new:
-                fresh.add((vma.start, vma.end))
-            recent = new or (vma.start, vma.end) in self._fresh
+            if self._looks and own and not (existed and same_policy(was, policy)):
+                fresh.add(vma.start)
             made = known.get(vma.start)
-            if made is None or made[0] is not vma or made[1].policy != policy or made[1].fresh != recent:
-                made = vma, self._area(vma, policy, own, bias[row], bool(restless[row]), recent)
+            if made is None or made[0] is not vma or made[1].policy != policy or made[1].own != own:
+                made = vma, self._area(vma, policy, own, bias[row], bool(restless[row]))
             areas.append(made[1])
             self._made[vma.start] = made
-        self._fresh = fresh
+        self._recent, self._fresh = fresh | self._fresh, fresh
         return areas
 
-    def _area(self, vma: Vma, policy: Policy, own: bool, bias: int, restless: bool, fresh: bool) -> Area:
+    def _area(self, vma: Vma, policy: Policy, own: bool, bias: int, restless: bool) -> Area:
         shared = vma.kind is Kind.FILE and not vma.hugetlb and vma.device in self._shared_devices
         return Area(
             vma.start,
@@ -150,7 +149,6 @@ class PolicyWatch:
             file=vma.kind is Kind.FILE and not vma.hugetlb and not shared,
             page_pages=vma.page_kb * 1024 // PAGE if vma.hugetlb else 1,
             mergeable=restless,
-            fresh=fresh,
         )
 
     # --- pages ---
@@ -195,6 +193,7 @@ class PolicyWatch:
             list(self._arrivals(before, drained)),
             self._moves(drained),
             self._found,
+            self._appeared,
             self._reader.merged,
             self._reader.large,
         )
@@ -235,19 +234,20 @@ class PolicyWatch:
         if traced is not None:
             (own,) = traced
             own = now if same_policy(own, now) else own
-            return (self._origin(how, own or task, own is not None, thread),)
+            return (self._origin(area, how, own or task, own is not None, thread),)
         if now is None and was is None:
-            return (self._origin(how, task, False, thread),)
-        present = self._origin(how, now or task, now is not None, thread)
+            return (self._origin(area, how, task, False, thread),)
+        present = self._origin(area, how, now or task, now is not None, thread)
         if existed and same_policy(was, now):
             return (present,)
-        return present, self._origin(how, was or task, was is not None, thread)
+        return present, self._origin(area, how, was or task, was is not None, thread)
 
-    def _origin(self, how: How, policy: Policy | None, own: bool, thread: int) -> Origin:
+    def _origin(self, area: Area, how: How, policy: Policy | None, own: bool, thread: int) -> Origin:
         weights: tuple[tuple[int, int], ...] = ()
         if policy is not None and policy.mode == Mode.WEIGHTED_INTERLEAVE:
             weights = tuple(sorted(self._machine.weights_of().items()))
-        return Origin(how, policy, own, thread, weights, self._machine.full)
+        recent = own and area.start in self._recent
+        return Origin(how, policy, own, thread, weights, self._machine.full, recent=recent)
 
     def _moves(self, drained: Drained) -> dict[tuple[int, int, int], Counter[int]]:
         moves: dict[tuple[int, int, int], Counter[int]] = {}
@@ -260,8 +260,12 @@ class PolicyWatch:
     def _found(self, area: Area) -> Origin:
         """The origin of pages that no event tells of, in a region that was never looked at."""
         if self._looks:
-            return Origin(How.APPEARED)  # or moved here by mremap()
+            return self._appeared(area)  # or moved here by mremap()
         return Origin(How.INHERITED) if self._born else Origin(How.FOUND, area.policy, area.own)
+
+    def _appeared(self, area: Area) -> Origin:
+        """The same in a region that is known. Nobody knows which thread it was: the main thread is the best guess."""
+        return self._origin(area, How.APPEARED, area.policy, area.own, 0)
 
     # --- changes ---
 

@@ -111,10 +111,14 @@ def do_one(model: Model, dice: random.Random) -> str:
     world, first, count = model.world, dice.randrange(PAGES), dice.randrange(1, 300)
     count = min(count, PAGES - first)
     there = range(first, first + count)
-    what = dice.choice(["touch", "touch", "touch", "bind", "bind", "free", "move", "unbind"])
+    what = dice.choice(["touch", "touch", "lock", "bind", "bind", "free", "move", "unbind"])
     offset, length = first * PAGE, count * PAGE
-    if what == "touch":
-        world.write(offset, length)
+    if what in ("touch", "lock"):
+        if what == "touch":
+            world.write(offset, length)
+        else:  # no page fault
+            world.ask("lock", world.slot, offset, length)
+            world.ask("unlock", world.slot, offset, length)
         for number in there:
             if model.pages[number].node < 0:
                 model.pages[number] = Page(model.policies[number], 0)

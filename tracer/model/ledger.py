@@ -62,13 +62,14 @@ class Arrival(NamedTuple):
 class Events:
     """What happened since the last look. arrivals: in no order. moves: by (region, node left, node reached) the reasons
     with how many pages each, as far as flows were followed. found: the origin of pages of an area that were there
-    without any event when a region was looked at for the first time. merged, large: of page addresses,
-    whether KSM holds the page, and whether it is part of a large folio.
+    without any event when a region was looked at for the first time; appeared: in one that was known. merged, large: of
+    page addresses, whether KSM holds the page, and whether it is part of a large folio.
     """
 
     arrivals: Sequence[Arrival] = ()
     moves: Mapping[tuple[int, int, int], Counter[int]] = field(default_factory=dict)
     found: Callable[[Area], Origin] = lambda area: Origin(How.FOUND, area.policy, area.own)
+    appeared: Callable[[Area], Origin] = lambda area: Origin(How.APPEARED, area.policy, area.own)
     merged: Callable[[Int64s], Bools] = lambda addresses: np.zeros(len(addresses), bool)
     large: Callable[[Int64s], Bools] = lambda addresses: np.zeros(len(addresses), bool)
 
@@ -331,7 +332,7 @@ class PageLedger:
         """No event tells of these pages."""
         for at in np.unique(area[silent]).tolist():
             of = self._areas[at]
-            what = events.found(of) if fresh else Origin(How.APPEARED)
+            what = events.found(of) if fresh else events.appeared(of)
             origin[row, silent & (area == at)] = self._number(what)
 
     def _moved(

@@ -23,7 +23,8 @@ ANYWHERE = -1
 class How(enum.IntEnum):
     """FOUND: it was there at the first look. INHERITED: the same, in a child that was seen to be born. FAULT: a page
     fault put it there; COPIED: one that copied a shared page. MOVED: a migration that was seen. COLLAPSED: into a huge
-    page. MERGED: by KSM. APPEARED: no event tells: another process, or the kernel on behalf of a device, put it there.
+    page. MERGED: by KSM. APPEARED: no fault tells: a system call populated the memory (MAP_POPULATE, mlock), or another
+    process or the kernel on behalf of a device put it there.
     """
 
     FOUND = 0
@@ -41,7 +42,8 @@ class Origin:
     """how: see `How`. policy: the one that governed the allocation, or, of a page that was found, the one in force
     then; None where it is not known. own: it was that of the VMA, not of the thread. thread: that faulted, 0 where
     none did. weights: of weighted interleave then, by node id. full: nodes whose
-    allocations others had to serve in that interval. reason: of a migration, otherwise -1.
+    allocations others had to serve in that interval. reason: of a migration, otherwise -1. recent: that policy had been
+    set since the last look but one, so that the page may be older than it.
     """
 
     how: How
@@ -51,6 +53,7 @@ class Origin:
     weights: tuple[tuple[int, int], ...] = ()
     full: frozenset[int] = frozenset()
     reason: int = -1
+    recent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,6 @@ class Area:
     start, end: addresses. policy: the one in force, own: it is the VMA's (or its shared memory's). backing: how its
     pages are numbered. shared: tmpfs. file: of another file system, whose cached pages no VMA governs. page_pages:
     4 KiB pages in a hugetlb page, 1 elsewhere. mergeable: KSM may replace its pages.
-    fresh: its policy was set since the last look but one, so that a page of that time may be older than the policy.
     """
 
     start: int
@@ -72,7 +74,6 @@ class Area:
     file: bool = False
     page_pages: int = 1
     mergeable: bool = False
-    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +98,8 @@ def cause_of(origin: Origin, area: Area, expected: int, fits_old_weights: bool, 
         return Cause.MERGED
     if origin.how is How.INHERITED:
         return Cause.INHERITED
-    if origin.how is How.APPEARED:
-        return Cause.SHARED if area.shared else Cause.UNKNOWN
+    if origin.how is How.APPEARED and area.shared:
+        return Cause.SHARED
     if not same_policy(origin.policy, area.policy):
         return _under_another(origin, area, standing)
     if origin.how is How.MOVED:
@@ -122,7 +123,7 @@ def _under_another(origin: Origin, area: Area, standing: Standing) -> Cause:
 
 
 def _under_this(origin: Origin, area: Area, expected: int, fits_old_weights: bool, standing: Standing) -> Cause:
-    """A fault put the page there under the policy in force, and yet it lies elsewhere."""
+    """The page was allocated under the policy in force, and yet it lies elsewhere."""
     if fits_old_weights:
         return Cause.WEIGHTS
     if expected != ANYWHERE and expected not in standing.allowed:
@@ -134,4 +135,4 @@ def _under_this(origin: Origin, area: Area, expected: int, fits_old_weights: boo
     if area.shared:
         return Cause.SHARED
     # Interleave by address is no matter of chance: what does not fit it is older than it.
-    return Cause.BEFORE_POLICY if area.fresh else Cause.UNKNOWN
+    return Cause.BEFORE_POLICY if origin.recent else Cause.UNKNOWN
