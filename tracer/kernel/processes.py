@@ -18,7 +18,7 @@ from pathlib import Path
 from tracer.errors import NumatraceError
 from tracer.kernel.procfs import PROC, TargetGone, is_kernel_thread, read_proc
 
-__all__ = ["descendants", "find_cgroup", "matching", "members", "namespace_pid"]
+__all__ = ["cgroup_of", "descendants", "find_cgroup", "matching", "members", "namespace_pid"]
 
 _SHOW_NAMES = "take the name from the third field of /proc/PID/cgroup, or give the path of the cgroup's directory"
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
@@ -72,6 +72,26 @@ def find_cgroup(name: str, proc_root: Path = PROC) -> Path:
             if place is not None and _is_cgroup(place):
                 return place.resolve()
     raise _no_cgroup(name, mounts)
+
+
+def cgroup_of(pid: int, controller: str = "", proc_root: Path = PROC) -> Path | None:
+    """The directory of the cgroup that a process is in, in the unified hierarchy, or in that of version 1 with this
+    controller and no other; None where there is no such hierarchy, or it is not mounted for us to see.
+
+    `TargetGone` if the process is gone. Source: cgroups(7), /proc/PID/cgroup.
+    """
+    wanted = controller.encode()
+    for line in read_proc(pid, "cgroup", proc_root).split(b"\n"):
+        number, _, rest = line.partition(b":")
+        controllers, _, name = rest.partition(b":")
+        if controllers != wanted or (not wanted and number != b"0"):
+            continue
+        for mount in _mounts(proc_root):
+            if mount.unified if not wanted else controller in mount.options and not mount.unified:
+                place = mount.directory(os.fsdecode(name))
+                if place is not None and _is_cgroup(place):
+                    return place.resolve()
+    return None
 
 
 def _is_cgroup(path: Path) -> bool:
