@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
+import numpy as np
+
 from tests.unit.snapshots import sample, snapshot, vma
 from tracer.kernel.procfs import TargetGone
 from tracer.model.sample import Sample
 from tracer.model.selection import Selection
 from tracer.model.snapshot import Snapshot
 from tracer.model.vma import Kind
+from tracer.session_check import Unsettled
 
 __all__ = ["Options", "Script", "install", "script_with", "session_module"]
 
@@ -45,13 +48,15 @@ Step = Sample | Snapshot | BaseException | Callable[[], Sample | Snapshot]
 
 @dataclass
 class Script:
-    """steps: what each refresh gives or raises; the last one repeats. wait: what `wait(seconds)` does.
+    """steps: what each refresh gives or raises; the last one repeats. wait: what `wait(seconds)` does. unsettled: what
+    the last refresh knows to have changed of a PID.
 
     events: everything that happened, in order, for the test to look at.
     """
 
     steps: Sequence[Step] = ()
     wait: Callable[[float], bool] = lambda seconds: True
+    unsettled: Callable[[int], Unsettled] = lambda pid: Unsettled(np.empty(0, np.int64))
     start: Callable[[Callable[[str, int, int], None]], None] = lambda progress: None
     notes: list[str] = field(default_factory=list)
     events: list[Any] = field(default_factory=list)
@@ -91,6 +96,9 @@ def session_module(script: Script) -> ModuleType:
                 raise step
             given = step() if callable(step) else step
             return sample(given) if isinstance(given, Snapshot) else given
+
+        def unsettled(self, pid: int) -> Unsettled:
+            return script.unsettled(pid)
 
         def wait(self, seconds: float) -> bool:
             script.events.append(("wait", seconds))

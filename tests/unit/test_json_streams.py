@@ -36,6 +36,7 @@ FILES = {
     "flows": "flows",
     "faults": "faults",
     "policy": "policy",
+    "verification": "verification",
     "difference": "difference",
     "recording": "recording",
     "report": "report",

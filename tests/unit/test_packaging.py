@@ -62,7 +62,7 @@ def test_nothing_lies_outside_the_package(wheel: zipfile.ZipFile) -> None:
 
 
 def test_the_json_schema_and_the_type_marker_are_inside(wheel: zipfile.ZipFile) -> None:
-    for name in ("placement", "flows", "faults", "policy", "difference", "recording", "report"):
+    for name in ("placement", "flows", "faults", "policy", "verification", "difference", "recording", "report"):
         assert json.loads(wheel.read(f"tracer/render/{name}.schema.json"))["type"] == "object"
     assert "tracer/py.typed" in wheel.namelist()
 

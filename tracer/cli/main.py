@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tracer import __version__
-from tracer.cli import completion, diff, faults, flows, live, maps, messages, policy, record, replay, report
+from tracer.cli import completion, diff, faults, flows, live, maps, messages, policy, record, replay, report, verify
 from tracer.cli.messages import PROGRAM
 from tracer.cli.output import discard, flush
 from tracer.cli.verb import Verb
@@ -29,6 +29,7 @@ VERBS: tuple[Verb, ...] = (
     flows.VERB,
     faults.VERB,
     policy.VERB,
+    verify.VERB,
     completion.VERB,
 )
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tracer.model.selection import Selection
     from tracer.session import Options, Session
 
-__all__ = ["LAST_LOOKS", "Pace", "View", "Wants", "Watch", "session_options"]
+__all__ = ["LAST_LOOKS", "Beats", "Pace", "View", "Wants", "Watch", "session_options"]
 
 _STEP_S = 1.0
 """Seconds at most between the samples of a sum: a VMA is known only while somebody looks."""
@@ -230,7 +230,7 @@ class Watch:
             report(error)
 
     def _follow(self, session: Session) -> None:
-        beats = _Beats(self._pace, self._clock)
+        beats = Beats(self._pace, self._clock)
         before = self._clock()
         shown, last_looks = 0, 0
         while last_looks < LAST_LOOKS:
@@ -302,7 +302,7 @@ def _where(selection: Selection) -> str:
     return " or ".join(parts)
 
 
-class _Beats:
+class Beats:
     """The times of samples, on a fixed beat from now on; one that was missed is skipped, not made up for.
 
     single: one sample is all. last: the sample that is taken now is the last one, because the time is over.

@@ -6,10 +6,14 @@ anything: callers bring both, and say what may have changed between the two.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
-__all__ = ["Area", "Compared", "Mismatch", "Unstable", "compare"]
+from tracer.model.snapshot import Snapshot
+
+__all__ = ["Area", "Compared", "Comparison", "Mismatch", "TargetComparison", "Unstable", "compare"]
 
 Value = int | str | None
 
@@ -18,7 +22,8 @@ Value = int | str | None
 class Area:
     """One VMA. start, end: addresses, end excluded. policy: as numa_maps prints it. name: the words that follow it
     there, in bytes (`file=/usr/bin/x`, `heap`, `stack huge`). nodes: node id -> pages. fields: all other counts that
-    were printed, by their names in numa_maps (`anon`, `kernelpagesize_kB` and so on)."""
+    were printed, by their names in numa_maps (`anon`, `kernelpagesize_kB` and so on). path: its name in
+    /proc/PID/maps, which is shown, not compared."""
 
     start: int
     end: int
@@ -26,6 +31,7 @@ class Area:
     name: bytes
     nodes: Mapping[int, int]
     fields: Mapping[str, int]
+    path: bytes = b""
 
     @property
     def key(self) -> tuple[int, int]:
@@ -68,6 +74,70 @@ class Compared:
     wrong: list[list[Mismatch]] = field(default_factory=list)
     unstable: list[Unstable] = field(default_factory=list)
     renamed: list[list[Mismatch]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetComparison:
+    """What came of one target. snapshot: the last one of it. right: VMAs in which both agree. wrong: fields that
+    differ, by VMA. unstable: VMAs that could not be compared."""
+
+    snapshot: Snapshot
+    right: tuple[Area, ...]
+    wrong: tuple[Mismatch, ...]
+    unstable: tuple[Unstable, ...]
+
+    @property
+    def wrong_areas(self) -> list[Area]:
+        """VMAs in which anything differs, in address order."""
+        return sorted({it.area.key: it.area for it in self.wrong}.values(), key=lambda area: area.key)
+
+    @property
+    def vmas(self) -> int:
+        """How many could be compared."""
+        return len(self.right) + len(self.wrong_areas)
+
+    @property
+    def nodes(self) -> dict[int, int]:
+        """Node id -> pages that were compared, as the kernel counts them; nodes without any are left out."""
+        total: Counter[int] = Counter()
+        for area in (*self.right, *self.wrong_areas):
+            total.update(area.nodes)
+        return {node: pages for node, pages in sorted(total.items()) if pages}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All targets, once. looks: how often the kernel's files were read for it; seconds: how long that took in all.
+    frozen: the targets were held still."""
+
+    time: datetime
+    targets: tuple[TargetComparison, ...]
+    looks: int
+    seconds: float
+    frozen: bool = False
+
+    @property
+    def wrong(self) -> bool:
+        """Whether anything differs."""
+        return any(target.wrong for target in self.targets)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all there is could be compared."""
+        return bool(self.targets) and not any(target.unstable for target in self.targets)
+
+    @property
+    def vmas(self) -> int:
+        """How many were compared."""
+        return sum(target.vmas for target in self.targets)
+
+    @property
+    def nodes(self) -> dict[int, int]:
+        """As of a target, over all."""
+        total: Counter[int] = Counter()
+        for target in self.targets:
+            total.update(target.nodes)
+        return dict(sorted(total.items()))
 
 
 def compare(
