@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tracer.model import spans as spans_module
 from tracer.model.spans import Spans, SpanTable, VmaList, gather_ranges, regions_of
 
 PAGE = 4096
@@ -164,6 +165,58 @@ def test_an_anon_vma_that_appears_is_no_change_but_another_one_is() -> None:
     table.remap(one(0))
     assert not len(table.remap(one(7))[1])
     assert len(table.remap(one(8))[1]) == 1
+
+
+def test_pages_that_were_moved_out_of_a_vma_that_stays_are_read_again() -> None:
+    """mremap(MREMAP_DONTUNMAP) of a part: nothing changes in the list but that there is one VMA more."""
+
+    def areas(*rows: tuple[int, int, int, int]) -> VmaList:
+        """start, end, bias and anon_vma; regions and pages."""
+        start, end, bias, anon = (np.array(it, np.int64) for it in zip(*rows, strict=True))
+        zeros = np.zeros(len(rows), np.int64)
+        return VmaList(start * REGION, end * REGION, zeros, zeros, zeros, bias, anon)
+
+    table = SpanTable(NODES)
+    source, neighbour = (10, 20, 0, 7), (20, 30, 0, 8)
+    table.remap(areas(source, neighbour))
+    everywhere = np.arange(10, 30)
+    spans = table.spans(everywhere)
+    table.replace(everywhere, spans, np.ones((len(spans), NODES), np.int64))
+    torn, starts, ends = table.remap(areas(source, neighbour, (42, 45, -30 * 512, 7)))
+    assert (starts.tolist(), ends.tolist()) == ([42 * REGION], [45 * REGION])
+    assert torn.tolist() == [12, 13, 14]
+    # What lies at other offsets, or belongs to another anon_vma or to none, has nothing to do with it.
+    others = areas(source, neighbour, (42, 45, -30 * 512, 7), (50, 52, -10 * 512, 7), (60, 62, -50 * 512, 9))
+    assert not len(table.remap(others)[0])
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 4), st.integers(0, 1), st.integers(0, 3), st.integers(-8, 8)), min_size=1, max_size=12
+    ),
+    st.data(),
+)
+def test_all_that_share_pages_are_found(sizes: list[tuple[int, int, int, int]], data: st.DataObject) -> None:
+    """Against a comparison of all pairs. sizes: of each VMA the length, file, anon_vma and bias, in pages."""
+    start = np.cumsum([0, *(size for size, *_ in sizes[:-1])]) * PAGE + 100 * PAGE
+    length, file, anon, bias = (column(list(it)) for it in zip(*sizes, strict=True))
+    anon += 2 * (anon > 0)  # addresses of files and of anon_vmas are never equal
+    zeros = np.zeros(len(sizes), np.int64)
+    vmas = VmaList(start, start + length * PAGE, zeros, zeros, file, bias, anon)
+    rows = sorted(data.draw(st.sets(st.integers(0, len(sizes) - 1), min_size=1)))
+    here, there = spans_module._sharing(vmas, vmas.start[rows], vmas.end[rows])
+    found = {(rows[a], b) for a, b in zip(here.tolist(), there.tolist(), strict=True)}
+
+    def offsets(row: int) -> set[int]:
+        return set(range(int(vmas.start[row] >> 12) + bias[row], int(vmas.end[row] >> 12) + bias[row]))
+
+    for a in rows:
+        for b in range(len(sizes)):
+            alike = file[a] == file[b] and bool(file[a] or anon[a] == anon[b] != 0)
+            if a != b and alike and offsets(a) & offsets(b):
+                assert (a, b) in found
+            if not alike or a == b:
+                assert (a, b) not in found
 
 
 def test_a_gigantic_page_is_one_span_wherever_it_is_touched() -> None:

@@ -177,8 +177,9 @@ class SpanTable:
     def remap(self, vmas: VmaList) -> tuple[Int64s, Int64s, Int64s]:
         """Take a new VMA list. Rows stay where the same pages are still mapped by the same kind of VMA.
 
-        Gives (regions to read again because a boundary moved inside them, starts and ends of ranges whose content is
-        new and has to be searched for populated regions). Costs what changed, but for comparing the two lists.
+        Gives (regions to read again, because a boundary moved inside them or their pages may be in a new range now;
+        starts and ends of ranges whose content is new and has to be searched for populated regions). Costs what
+        changed, but for comparing the two lists.
         """
         old = self.vmas
         if vmas is old:
@@ -201,7 +202,25 @@ class SpanTable:
         self.vmas, self.totals = vmas, totals
         rows = gather_ranges(np.searchsorted(self.address, after.start), np.searchsorted(self.address, after.end))
         self._add(self.address[rows], self.counts[rows])
-        return torn, starts[fresh], ends[fresh]
+        return np.union1d(torn, self._taken_from(starts[fresh], ends[fresh])), starts[fresh], ends[fresh]
+
+    def _taken_from(self, starts: Int64s, ends: Int64s) -> Int64s:
+        """Regions with rows whose pages may be in these new ranges now.
+
+        mremap(MREMAP_DONTUNMAP) of a part of a VMA leaves that VMA as it was, and what it makes has the same anon_vma
+        or file, at the same page offsets. Of a whole VMA, it leaves one without any anon_vma, as it was in the old list
+        if pages have come since, and so without pages.
+        """
+        if not len(self.address) or not len(starts):
+            return np.empty(0, np.int64)
+        v, bias = self.vmas, self.vmas.bias
+        here, there = _sharing(v, starts, ends)
+        shift = (bias[v.index_of(starts)][here] - bias[there]) << 12
+        bare = (v.file == 0) & (v.anon == 0) & (v.special == 0)
+        low = np.concatenate((np.maximum(starts[here] + shift, v.start[there]), v.start[bare]))
+        high = np.concatenate((np.minimum(ends[here] + shift, v.end[there]), v.end[bare]))
+        first, last = np.searchsorted(self.address, low & -REGION), np.searchsorted(self.address, high)
+        return np.unique(self.address[gather_ranges(first, last)] >> REGION_SHIFT)
 
     def _drop(self, starts: Int64s, ends: Int64s, torn: Int64s) -> None:
         """Forget rows that begin in one of the ranges, or that lie in a region with a moved boundary."""
@@ -240,6 +259,28 @@ def _matches(old: VmaList, new: VmaList) -> _Match:
     equal = _equal_rows(old, middle[at[here]], new, others[here])
     was, now = at[here[equal]], here[equal]
     return _Match(head, tail, middle[was], others[now], np.delete(middle, was), np.delete(others, now))
+
+
+def _sharing(vmas: VmaList, starts: Int64s, ends: Int64s) -> tuple[Int64s, Int64s]:
+    """Pairs of a range (an index), each inside a VMA, and another VMA that may show the same pages of an anon_vma or a
+    file. All such pairs, and perhaps some that share nothing."""
+    own = vmas.index_of(starts)
+    shared = np.where(vmas.file != 0, vmas.file, vmas.anon)
+    identity = np.unique(shared, return_inverse=True)[1].reshape(-1)
+    first, last = (vmas.start >> 12) + vmas.bias, (vmas.end >> 12) + vmas.bias
+    begin, end = (starts >> 12) + vmas.bias[own], (ends >> 12) + vmas.bias[own]
+    # Keys in the order of identity and page offset, small enough to be one number.
+    offsets = np.unique(np.concatenate((first, last, begin, end)))
+    base = identity * (len(offsets) + 1)
+    order = np.argsort(base + np.searchsorted(offsets, first), kind="stable")
+    begins = (base + np.searchsorted(offsets, first))[order]
+    reach = np.maximum.accumulate((base + np.searchsorted(offsets, last))[order])
+    low = np.searchsorted(reach, base[own] + np.searchsorted(offsets, begin), "right")
+    high = np.searchsorted(begins, base[own] + np.searchsorted(offsets, end), "left")
+    here = np.repeat(np.arange(len(starts)), np.maximum(high - low, 0))
+    there = order[gather_ranges(low, high)]
+    other = (there != own[here]) & (shared[there] != 0)
+    return here[other], there[other]
 
 
 Rows = Int64s | slice
