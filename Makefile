@@ -61,7 +61,7 @@ man: setup-test ## Make build/numatrace.1 from the parser; see it with man -l
 
 .PHONY: clean
 clean: ## Remove what builds and tests leave, but not .venv and downloaded kernels
-	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/workloads/bin
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/workloads/bin examples/policy/bin
 	find tracer tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # vm, demo, vm-kernels: a virtual machine with four NUMA nodes to try numatrace in.
