@@ -202,6 +202,8 @@ def _vng(kernel: Kernel, shape: Shape) -> list[str]:
         *("--user", "root"),
         *("--cwd", str(REPOSITORY)),
         f"--overlay-rwdir={REPOSITORY}",
+        # Else a guest panics at boot ("IO-APIC + timer doesn't work") when a busy machine keeps it from counting ticks.
+        *("--append", "no_timer_check"),
         *shape.options(),
     ]
 
