@@ -91,7 +91,7 @@ class Verifier:
         self,
         full: bool,
         patience_s: float,
-        given_up: Callable[[], bool] = lambda: False,
+        given_up: Callable[[], bool],
         kernel: Callable[[int, bool], list[Area] | None] = kernel_areas,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -146,7 +146,7 @@ class _Verification(Watch):
                 return
 
     def _compare(self, session: Session, sample: Sample) -> Comparison:
-        from tracer.cli.verifier import Verifier
+        from tracer.cli.verifier import Verifier, kernel_areas
 
         for snapshot in sample.snapshots:
             if snapshot.reader == "numa_maps":
@@ -156,8 +156,8 @@ class _Verification(Watch):
                 )
         patience, full = self._options.timeout, self._options.full
         if self._freezer is None:
-            return Verifier(full, patience, self._given_up).compare(session, sample)
-        verifier = Verifier(full, min(patience, _FROZEN_MAX_S), self._given_up)
+            return Verifier(full, patience, self._given_up, kernel_areas).compare(session, sample)
+        verifier = Verifier(full, min(patience, _FROZEN_MAX_S), self._given_up, kernel_areas)
         with self._freezer.frozen(snapshot.pid for snapshot in sample.snapshots):
             return verifier.compare(session, session.refresh(), frozen=True)
 

@@ -109,7 +109,9 @@ class Freezer:
             with contextlib.suppress(TargetGone):
                 by_home.setdefault(self._home(pid), []).append(pid)
         for (switch, home), its in by_home.items():
-            if not _is_frozen(switch, home):
+            if _is_held(switch, home):
+                _wait(partial(_is_frozen, switch, home), f"cgroup {home}")
+            else:
                 self._freeze_in(switch, home, its, set(pids))
 
     def _home(self, pid: int) -> tuple[str, Path]:
@@ -167,6 +169,13 @@ def _holds_only(cgroup: Path, pids: set[int]) -> bool:
         return {int(pid) for file in files for pid in file.read_text().split()} <= pids
     except OSError:
         return False
+
+
+def _is_held(switch: str, cgroup: Path) -> bool:
+    """Whether somebody else has frozen it, or one above it, or is about to."""
+    if switch == FREEZE_V1:
+        return _read(cgroup / switch) in ("FREEZING", "FROZEN")
+    return any(_read(it / switch) == "1" for it in (cgroup, *cgroup.parents))
 
 
 def _is_frozen(switch: str, cgroup: Path) -> bool:
