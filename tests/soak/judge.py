@@ -21,8 +21,6 @@ LOOKS = 200
 """Refreshes, at most, until doubts are cleared up: an audit may have to wait for its share of the CPU."""
 PAUSE_S = 0.05
 """Between them: what an audit may take has to be saved up."""
-SHOWN = 40
-"""Operations of each thread that are looked through for those where counts differ."""
 
 
 class Wrong(AssertionError):
@@ -167,14 +165,16 @@ def _story(looks: list[_Look], soak: Soak, sample: Sample, turn: int) -> str:
     lines = [f"at refresh {turn + 1} after all were at rest; readers {sorted({s.reader for s in sample.snapshots})}"]
     for look in looks:
         lines += [f"process {look.pid}: {look.pages} pages off; in doubt: {look.doubt or 'nothing'}", *look.lines]
-        if look.pid in soak.pids[1:]:
-            lines += _operations(look, soak)
+        lines += _operations(look, soak)
     return "\n".join(lines)
 
 
 def _operations(look: _Look, soak: Soak) -> Iterator[str]:
-    """Those of the last ones that concern a VMA which differs, and those that concern no addresses."""
+    """Those of the last ones that concern a VMA which differs, by others as well, and of its own process those that
+    concern no addresses."""
     spans = [tuple(int(x, 16) for x in line.split(" ", 1)[0].split("-")) for line in look.lines if "-" in line]
-    for did in soak.last(look.pid, SHOWN):
-        if not did.start or any(did.start < end and start < did.start + did.length for start, end in spans):
+    for did in soak.last():
+        mine = did.pid == look.pid
+        near = any(did.start < end and start < did.start + did.length for start, end in spans)
+        if ((mine or did.on_another) and near) or (mine and not did.start):
             yield f"  {did}"

@@ -98,6 +98,7 @@ class Run:
         self.figures.rounds += 1
 
     def _do(self, it: Round) -> None:
+        self._soak.mark()
         self._soak.send(it.count, it.kinds)
         if it.options is not None:
             self._begin(it.options)
@@ -127,14 +128,17 @@ class Run:
 
     def command(self) -> None:
         """Some rounds that `numatrace maps` watches as well, from its start in the middle of the first one on."""
+        assert self._session is not None
         self._soak.send(1 << self._most, Kinds(7))
         command = Command(self._soak.pids, "--every", "0.1")
         try:
             for _ in range(COMMAND_ROUNDS):
+                while self._soak.busy():
+                    self._session.wait(0.02)
                 self._soak.receive()
-                self._soak.go(1 << self._most, Kinds(7))
                 command.judge(self._soak, self.figures)
-                self._soak.send(20, Kinds(7))
+                judge(self._session, self._soak, self.figures)
+                self._soak.send(1 << self._most, Kinds(7))
             self._soak.receive()
         finally:
             command.close()

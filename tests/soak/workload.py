@@ -57,6 +57,11 @@ class Did:
     extra: int
     result: int
 
+    @property
+    def on_another(self) -> bool:
+        """It changes another process, or memory that others map as well."""
+        return "another" in self.operation or self.operation.startswith("process_") or not self.start
+
     def __str__(self) -> str:
         end = self.start + self.length
         outcome = "" if not self.result else " -> not over" if self.result > 0 else f" -> {os.strerror(-self.result)}"
@@ -86,6 +91,7 @@ class Soak(Driven):
         assert words[0] == "ready", words
         self.pids = tuple(map(int, words[1:]))
         self._threads = threads
+        self.mark()
         self.rest()
 
     def send(self, count: int, kinds: Kinds) -> None:
@@ -114,6 +120,10 @@ class Soak(Driven):
         common: np.void = np.frombuffer(content, _COMMON)[0]
         return common
 
+    def mark(self) -> None:
+        """Forget what was done so far: `last` tells what comes."""
+        self._marked = self._ledger()["ledgers"]["done"].copy()
+
     def operations(self) -> int:
         """How many were done since the start, by all."""
         return int(self._ledger()["ledgers"]["done"].sum())
@@ -124,16 +134,17 @@ class Soak(Driven):
         tried, failed = (ledgers[field].sum(axis=(0, 1)).tolist() for field in ("tried", "failed"))
         return [Tally(name, *counts) for name, *counts in zip(self._names, tried, failed, strict=False)]
 
-    def last(self, pid: int, count: int) -> list[Did]:
-        """The last operations of each thread of a process, those of a thread in order."""
+    def last(self) -> list[Did]:
+        """The operations of all threads since `mark` (at most the last 256 of each), those of a thread in order."""
         common = self._ledger()
         found = []
-        process = common["pids"].tolist().index(pid)
-        for thread in range(self._threads[process]):
-            ledger = common["ledgers"][process][thread]
-            done = int(ledger["done"])
-            for number in range(max(0, done - min(count, _KEPT)), done):
-                found.append(self._did(pid, thread, ledger["last"][number % _KEPT]))
+        for process, threads in enumerate(self._threads):
+            pid = int(common["pids"][process])
+            for thread in range(threads):
+                ledger = common["ledgers"][process][thread]
+                done, marked = int(ledger["done"]), int(self._marked[process][thread])
+                for number in range(max(marked, done - _KEPT), done):
+                    found.append(self._did(pid, thread, ledger["last"][number % _KEPT]))
         return found
 
     def _did(self, pid: int, thread: int, entry: np.void) -> Did:
