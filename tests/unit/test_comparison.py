@@ -75,7 +75,14 @@ def test_an_area_that_ends_elsewhere_is_another_one() -> None:
 def test_names_alone_are_kept_apart_since_they_are_read_rarely() -> None:
     result = held([ONE, replace(TWO, name=rb"file=/x\040(deleted)")])
     assert not result.wrong
-    assert [it.field for its in result.renamed for it in its] == ["name"]
+    assert [it.field for its in result.unvouched for it in its] == ["name"]
+
+
+def test_what_other_processes_change_is_kept_apart() -> None:
+    told = replace(ONE, fields={"kernelpagesize_kB": 4, "mapmax": 3})
+    result = held([told, TWO])
+    assert not result.wrong
+    assert [it.field for its in result.unvouched for it in its] == ["mapmax"]
 
 
 @pytest.mark.parametrize(

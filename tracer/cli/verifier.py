@@ -70,14 +70,14 @@ class _Target:
     right: dict[tuple[int, int], Area] = field(default_factory=dict)
     wrong: dict[tuple[int, int], list[Mismatch]] = field(default_factory=dict)
     unstable: list[Unstable] = field(default_factory=list)
-    renamed: list[list[Mismatch]] = field(default_factory=list)
+    unvouched: list[list[Mismatch]] = field(default_factory=list)
 
     @property
     def settled(self) -> bool:
-        return not self.unstable and not self.renamed
+        return not self.unstable and not self.unvouched
 
     def result(self) -> TargetComparison:
-        wrong = [it for its in (*self.wrong.values(), *self.renamed) for it in its]
+        wrong = [it for its in (*self.wrong.values(), *self.unvouched) for it in its]
         right = (area for key, area in self.right.items() if key not in self.wrong)
         return TargetComparison(self.snapshot, tuple(right), tuple(wrong), tuple(self.unstable))
 
@@ -146,7 +146,7 @@ def _take(
     target.snapshot = after
     second = our_areas(after, full)
     if kernel is None:
-        target.unstable, target.renamed = [Unstable(area, "the list of memory areas") for area in second], []
+        target.unstable, target.unvouched = [Unstable(area, "the list of memory areas") for area in second], []
         return
     first = second if before.vmas is after.vmas and _same(before, after, full) else our_areas(before, full)
     unsettled = session.unsettled(after.pid)
@@ -158,7 +158,7 @@ def _take(
     target.wrong.update((its[0].area.key, its) for its in found.wrong)
     known = target.right.keys() | target.wrong.keys()
     target.unstable = [it for it in found.unstable if it.area.key not in known]
-    target.renamed = [its for its in found.renamed if its[0].area.key not in known]
+    target.unvouched = [its for its in found.unvouched if its[0].area.key not in known]
 
 
 def _same(before: Snapshot, after: Snapshot, full: bool) -> bool:

@@ -17,6 +17,8 @@ __all__ = ["Area", "Compared", "Comparison", "Mismatch", "TargetComparison", "Un
 
 Value = int | str | None
 
+_UNVOUCHED = ("name", "anon", "dirty", "mapped", "mapmax", "swapcache", "active", "writeback")
+
 
 @dataclass(frozen=True, slots=True)
 class Area:
@@ -68,12 +70,13 @@ class Unstable:
 @dataclass(slots=True)
 class Compared:
     """equal: the VMAs in which both agree. wrong: those in which they do not, with all fields that differ.
-    unstable: those that were changing. renamed: those of which only the names differ, which numatrace reads rarely."""
+    unstable: those that were changing. unvouched: those that differ in nothing but what no event tells of: names, which
+    numatrace reads now and then, and the fields of --full, which other processes change as well."""
 
     equal: list[Area] = field(default_factory=list)
     wrong: list[list[Mismatch]] = field(default_factory=list)
     unstable: list[Unstable] = field(default_factory=list)
-    renamed: list[list[Mismatch]] = field(default_factory=list)
+    unvouched: list[list[Mismatch]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +176,8 @@ def _sort_in(result: Compared, area: Area, what: str, differences: list[Mismatch
         result.unstable.append(Unstable(area, what))
     elif not differences:
         result.equal.append(area)
-    elif all(it.field == "name" for it in differences):
-        result.renamed.append(differences)
+    elif all(it.field in _UNVOUCHED for it in differences):
+        result.unvouched.append(differences)
     else:
         result.wrong.append(differences)
 
