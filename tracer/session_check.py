@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from tracer.kernel.memory import Glance, WalkedMemory, pagemap_counts
 from tracer.kernel.pagemap import Pagemap, PagemapReader
-from tracer.model.spans import RESTLESS, Spans, SpanTable
+from tracer.model.spans import FILLED, RESTLESS, SHARING, Spans, SpanTable
 
 __all__ = ["Checker", "Drift", "Unsettled"]
 
@@ -119,7 +119,7 @@ class Checker:
         spans = table.spans(np.setdiff1d(regions, doubtful))
         if not len(spans):
             return spans
-        restless = table.vmas.special[table.vmas.index_of(spans.start)] & RESTLESS != 0
+        restless = table.vmas.marked(RESTLESS | FILLED | SHARING)[table.vmas.index_of(spans.start)]
         return _part(spans, np.flatnonzero(~restless & ~np.isin(spans.region, doubtful)))
 
     # --- the judgement ---

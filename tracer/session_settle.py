@@ -27,7 +27,7 @@ from tracer.kernel.procfs import TargetGone, major_faults, resident_pages
 from tracer.kernel.walk import Survey
 from tracer.model.policy import DEFAULT, Policy
 from tracer.model.snapshot import Details, Regions, Trust
-from tracer.model.spans import RESTLESS, SpanTable, VmaList
+from tracer.model.spans import FILLED, RESTLESS, SHARING, SpanTable, VmaList
 from tracer.model.state import State
 from tracer.session_check import Checker, Drift, Unsettled
 
@@ -132,6 +132,8 @@ class Settler:
         self._again = NONE
         self._dirty = NONE
         self._restless = NONE, NONE
+        self._sharing = False
+        self._moved = 0  # times that pages may have been moved by userfaultfd
         self._finished: set[tuple[int, int]] = set()
         self._unexplained = 0
         self._lost = 0
@@ -202,6 +204,7 @@ class Settler:
             and not len(self._pending)
             and not len(self._again)
             and not len(self._restless[0])
+            and not self._sharing
             and not len(self._dirty)
             and not self._list_settling
             and not self._doubt()
@@ -213,7 +216,7 @@ class Settler:
         return self._doubts() != (self._unexplained, self._lost)
 
     def _doubts(self) -> tuple[int, int]:
-        return self._hooks.unexplained(self.number), self._hooks.lost()
+        return self._hooks.unexplained(self.number) + self._moved, self._hooks.lost()
 
     def _huge_doubt(self, glance: Glance) -> bool:
         """hugetlb pages come and go without RSS events; the mm's own count of them tells."""
@@ -239,7 +242,7 @@ class Settler:
         return int(self._table.totals[self._table.vmas.huge == 0].sum())
 
     def _work_off(self, glance: Glance, mine: Drained, drift: Drift | None) -> None:
-        doubts = self._doubts()
+        doubts, filled = self._doubts(), self._filled()
         ranges = [self._regions_in(start, end) for start, end in mine.ranges]
         touched = np.unique(np.concatenate([mine.regions, self._dirty, *ranges]))
         dirty = np.unique(np.concatenate([touched, self._again, self._pending]))
@@ -250,12 +253,15 @@ class Settler:
             dirty = np.union1d(dirty, self._follow_vmas())
         if len(self._restless[0]):
             dirty = np.union1d(dirty, self.memory.survey(*self._restless).regions)
-        if self._huge_doubt(glance):
+        if self._huge_doubt(glance) or self._sharing:
             dirty = np.union1d(dirty, self._huge_regions())
         self._dirty = self._settle(dirty)
         if drift is not None:
             self._count(drift)
         self._settling = len(self._dirty)
+        if self._filled() != filled or self._table.vmas.any_marked_in(touched, FILLED):
+            self._moved += 1
+            doubts = self._doubts()[0], doubts[1]
         if (
             self._audit is not None
             or doubts != (self._unexplained, self._lost)
@@ -264,6 +270,10 @@ class Settler:
             self._go_on_auditing(doubts)
         elif self._rss_offset is None:
             self._learn_rss_offset(glance.rss)
+
+    def _filled(self) -> int:
+        """Pages where userfaultfd fills: when they become more, others may have become fewer."""
+        return int(self._table.totals[self._table.vmas.marked(FILLED)].sum())
 
     # --- reading ---
 
@@ -346,8 +356,9 @@ class Settler:
             return NONE, NONE, NONE
         self._named = time.monotonic()
         self.layout = layout
-        restless = (layout.spans.special & RESTLESS) != 0
+        restless = layout.spans.marked(RESTLESS | FILLED)
         self._restless = layout.spans.start[restless], layout.spans.end[restless]
+        self._sharing = bool(layout.spans.marked(SHARING).any())
         return self._table.remap(layout.spans)
 
     # --- checks ---
@@ -360,6 +371,8 @@ class Settler:
     def _check_some(self) -> None:
         """Hold a part of the counters against pagemap, where that is asked for; the next refresh judges."""
         if self._checker is None or self._doubt() or self._audit is not None or self._list_settling:
+            return
+        if self._table.vmas.marked(FILLED).any():  # pages may leave any other part without an event
             return
         doubtful = np.unique(np.concatenate((self._again, self._dirty, self._pending)))
         try:
@@ -503,7 +516,7 @@ class Settler:
         assert self.layout is not None
         trust = Trust(
             settling=self._settling + self._list_settling,
-            unexplained=self._hooks.unexplained(self.number) - self._unexplained,
+            unexplained=self._doubts()[0] - self._unexplained,
             lost=self._hooks.lost(),
             drift=self._drift,
             oldest_read_s=time.monotonic() - self._confirmed,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracer.model import spans as spans_module
-from tracer.model.spans import Spans, SpanTable, VmaList, gather_ranges, regions_of
+from tracer.model.spans import FILLED, RESTLESS, SHARING, Spans, SpanTable, VmaList, gather_ranges, regions_of
 
 PAGE = 4096
 REGION = 1 << 21
@@ -140,6 +140,7 @@ def test_few_changes_among_many_vmas(edits: list[tuple[int, int, int]]) -> None:
     assert table.vmas is not untouched
 
 
+@settings(deadline=None)
 @given(area_lists())
 def test_a_split_without_a_new_identity_reads_only_the_torn_region(areas: list[Area]) -> None:
     whole = [Area(0, PAGES, 1)]
@@ -232,3 +233,17 @@ def test_a_gigantic_page_is_one_span_wherever_it_is_touched() -> None:
 def test_gather_ranges() -> None:
     found = gather_ranges(np.array([3, 9, 5]), np.array([5, 9, 8]))
     assert found.tolist() == [3, 4, 5, 6, 7]
+
+
+def test_what_is_marked() -> None:
+    marks = (0, FILLED, SHARING, RESTLESS)
+    starts = [at * 4 * REGION + REGION // 2 for at in range(len(marks))]
+    areas = VmaList(*(np.array(v, np.int64) for v in (starts, [at + REGION for at in starts], *[[0] * 4] * 5)))
+    vmas = replace(areas, special=np.array(marks, np.int64))
+    assert vmas.marked(FILLED | RESTLESS).tolist() == [False, True, False, True]
+    # Each covers a part of two regions.
+    told = [vmas.any_marked_in(np.array([region], np.int64), FILLED) for region in range(16)]
+    assert [region for region, marked in enumerate(told) if marked] == [4, 5]
+    assert not vmas.any_marked_in(np.empty(0, np.int64), FILLED)
+    assert not VmaList.empty().any_marked_in(np.array([4], np.int64), FILLED)
+    assert vmas.any_marked_in(np.array([0, 3, 5, 9], np.int64), FILLED)

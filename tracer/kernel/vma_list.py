@@ -30,7 +30,7 @@ from tracer.kernel.procfs import MapsEntry
 from tracer.kernel.procmap import entries_at
 from tracer.kernel.walk import EVERYWHERE, PageTables
 from tracer.model.policy import DEFAULT, Mode, Policy
-from tracer.model.spans import RESTLESS, SPECIAL, VmaList
+from tracer.model.spans import FILLED, RESTLESS, SHARING, SPECIAL, VmaList
 from tracer.model.vma import Kind, Vma
 
 __all__ = ["Layout", "VmaListReader", "effective_policy", "leaf_digests", "lists_of"]
@@ -38,6 +38,8 @@ __all__ = ["Layout", "VmaListReader", "effective_policy", "leaf_digests", "lists
 # vm_flags, include/linux/mm.h
 VM_READ, VM_WRITE, VM_EXEC, VM_MAYSHARE = 0x1, 0x2, 0x4, 0x80
 VM_PFNMAP, VM_IO, VM_HUGETLB, VM_MIXEDMAP, VM_MERGEABLE = 0x400, 0x4000, 0x400000, 0x10000000, 0x80000000
+VM_MAYSHARE, VM_UFFD_MISSING = 0x80, 0x200
+GIB = 1 << 30  # of which a page table of huge pages is made
 PAGE_KB = 4
 
 TRIES = 4  # readings of a list that changes underneath, before an unproven one is taken
@@ -510,7 +512,7 @@ def _plain_rows(found: Records, marks: tuple[int, ...]) -> _Rows:
         start,
         end,
         np.where(flags & np.uint64(VM_HUGETLB), found["block_size"], 0).astype(np.int64),
-        odd * SPECIAL | ((flags & np.uint64(VM_MERGEABLE)) != 0) * RESTLESS,
+        odd * SPECIAL | _movements(flags, bare, start, end),
         found["file"].astype(np.int64),
         found["pgoff"].astype(np.int64) - (start >> 12),
         found["anon_vma"].astype(np.int64),
@@ -520,6 +522,17 @@ def _plain_rows(found: Records, marks: tuple[int, ...]) -> _Rows:
         found["digest"].astype(np.uint64),
         np.full(len(found), NAMELESS, np.int64),
     )
+
+
+def _movements(flags: Uint64s, bare: Bools, start: Int64s, end: Int64s) -> Int64s:
+    """Marks of memory whose pages change without an event."""
+    mergeable = (flags & np.uint64(VM_MERGEABLE)) != 0
+    filled = bare & ((flags & np.uint64(VM_UFFD_MISSING)) != 0)
+    # Only whole page tables are shared (vma_shareable in mm/hugetlb.c).
+    shared = (flags & np.uint64(VM_HUGETLB | VM_MAYSHARE)) == np.uint64(VM_HUGETLB | VM_MAYSHARE)
+    sharing = shared & (-(-start // GIB) < end // GIB)
+    marks: Int64s = mergeable * RESTLESS | filled * FILLED | sharing * SHARING
+    return marks
 
 
 def _cuts(old: Int64s, fresh: Int64s, ranges: tuple[Uint64s, Uint64s]) -> list[Cut]:

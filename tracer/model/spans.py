@@ -12,12 +12,23 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["REGION_SHIFT", "RESTLESS", "SPECIAL", "SpanTable", "Spans", "VmaList", "gather_ranges", "regions_of"]
+__all__ = [
+    "FILLED",
+    "REGION_SHIFT",
+    "RESTLESS",
+    "SHARING",
+    "SPECIAL",
+    "SpanTable",
+    "Spans",
+    "VmaList",
+    "gather_ranges",
+    "regions_of",
+]
 
 REGION_SHIFT = 21
 REGION = 1 << REGION_SHIFT
 
-SPECIAL, RESTLESS = 1, 2
+SPECIAL, RESTLESS, FILLED, SHARING = 1, 2, 4, 8
 
 Int64s = npt.NDArray[np.int64]
 
@@ -28,7 +39,9 @@ class VmaList:
 
     start, end: addresses. huge: bytes of a hugetlb page, 0 for others. special: SPECIAL where pages may be mapped that
     numa_maps does not count and that only kpageflags can tell ([vdso], PFN maps, driver mappings); RESTLESS where
-    pages are replaced without any event (mergeable by KSM).
+    pages are replaced without any event (mergeable by KSM); FILLED where userfaultfd puts pages, perhaps pages that
+    were elsewhere in the process (UFFDIO_MOVE, which is no event either); SHARING where the page tables may be
+    another process's as well, so that pages come and go that this one never touched (hugetlb).
     file: identity of the mapped file, 0 for none. bias: page offset minus page number, so that it is the same on
     both sides of a split. anon: identity of the anon_vma, 0 while there is none. A reader that does not know one of
     the last three fills it with something that stays the same as long as the VMA does.
@@ -50,6 +63,17 @@ class VmaList:
     def part(self, at: npt.NDArray[np.intp]) -> VmaList:
         """Some of them, ascending."""
         return VmaList(*(getattr(self, column)[at] for column in self.__slots__))
+
+    def marked(self, marks: int) -> npt.NDArray[np.bool_]:
+        """Which of them have any of these marks in `special`."""
+        found: npt.NDArray[np.bool_] = (self.special & marks) != 0
+        return found
+
+    def any_marked_in(self, regions: Int64s, marks: int) -> bool:
+        """Whether any of these regions holds a part of a VMA with any of these marks."""
+        at = self.marked(marks)
+        first, last = self.start[at] >> REGION_SHIFT, (self.end[at] - 1) >> REGION_SHIFT
+        return bool((np.searchsorted(regions, last, "right") > np.searchsorted(regions, first)).any())
 
     def index_of(self, addresses: Int64s) -> Int64s:
         """Index of the VMA that holds each address, -1 where there is none."""
