@@ -7,10 +7,12 @@ import errno
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["VERSIONS", "cgroup", "enter", "mounted", "remove"]
+from tests.kernel.world import KernelLacks
+
+__all__ = ["VERSIONS", "cgroup", "enter", "mounted", "reclaimable", "remove"]
 
 VERSIONS = ("v1", "v2")
 # A named hierarchy has no controllers and needs none of those that a kernel may have left out; it ends with its mount.
@@ -46,6 +48,52 @@ def cgroup(version: str, directory: Path) -> Iterator[Path]:
 def enter(cgroup: Path, pid: int) -> None:
     """Move a process into a cgroup, with all its threads."""
     (cgroup / "cgroup.procs").write_text(str(pid))
+
+
+@contextlib.contextmanager
+def reclaimable(pid: int) -> Iterator[Callable[[int], bool]]:
+    """What a process touches from now on can be taken from it: yields a function that has so many bytes reclaimed.
+
+    It always returns True: how many of them it really were is for the caller to see. The kernel lacks it without a
+    memory controller; `memory.reclaim` came in 5.19, version 1 has an order to reclaim everything.
+    """
+    hierarchy, order = _memory_controller()
+    old = hierarchy / _cgroup_of(pid, order == "memory.reclaim")
+    own = hierarchy / f"numatrace-reclaim-{os.getpid()}"
+    own.mkdir()
+
+    def reclaim(size: int) -> bool:
+        with contextlib.suppress(OSError):  # EAGAIN, EBUSY: not as much as was asked for
+            (own / order).write_text(str(size))
+        return True
+
+    try:
+        enter(own, pid)
+        yield reclaim
+    finally:
+        enter(old, pid)
+        remove(own)
+
+
+def _memory_controller() -> tuple[Path, str]:
+    """Where the controller of memory is mounted, and the file that reclaims."""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, place, kind, options = line.split()[:4]
+        if kind == "cgroup" and "memory" in options.split(","):
+            return Path(place), "memory.force_empty"
+        if kind == "cgroup2" and "memory" in (Path(place) / "cgroup.controllers").read_text().split():
+            (Path(place) / "cgroup.subtree_control").write_text("+memory")
+            return Path(place), "memory.reclaim"
+    raise KernelLacks("no cgroup has a memory controller")
+
+
+def _cgroup_of(pid: int, unified: bool) -> str:
+    """The present cgroup of a process in that hierarchy, relative to its root."""
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if (not controllers) if unified else ("memory" in controllers.split(",")):
+            return path.lstrip("/")
+    return ""
 
 
 def remove(cgroup: Path) -> None:

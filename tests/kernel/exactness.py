@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +21,8 @@ __all__ = ["Refreshing", "Row", "Table", "check", "lacks"]
 
 LOCAL_SHARE = 3
 """A change in one place may have at most this part of all regions read again: a third."""
+PATIENCE = 10
+"""Refreshes after which what is still not equal is taken to remain so."""
 
 
 class Refreshing(Protocol):
@@ -31,6 +35,7 @@ class Refreshing(Protocol):
 class Row:
     """One step for one way of tracing. pages_off, areas_off: after one refresh; the _second ones after another, to
     show that a second look changes nothing. regions_*: 2 MiB regions that each of the two read, of regions_total.
+    refreshes: how many it took until all was equal, 0 if it was not after PATIENCE. milliseconds: of the first one.
     lacks: why the kernel cannot do it; the numbers are then of no step.
     """
 
@@ -45,6 +50,8 @@ class Row:
     regions_read: int = 0
     regions_read_second: int = 0
     regions_total: int = 0
+    refreshes: int = 0
+    milliseconds: float = 0.0
     audited: str = ""
     unsure: str = ""
     lacks: str = ""
@@ -74,7 +81,9 @@ class Row:
 
 def check(operation: str, step: Step, pid: int, session: Refreshing, look: Callable[[int], Truth] = read_truth) -> Row:
     """Two refreshes of the session, each compared with what the kernel says of the process."""
+    began = time.perf_counter()
     first = session.refresh().only
+    milliseconds = (time.perf_counter() - began) * 1000
     truth = look(pid)
     second = session.refresh().only
     off: list[Difference] = [difference(truth, snapshot) for snapshot in (first, second)]
@@ -90,10 +99,23 @@ def check(operation: str, step: Step, pid: int, session: Refreshing, look: Calla
         first.refresh.regions_read,
         second.refresh.regions_read,
         truth.regions,
+        _refreshes(off, truth, session),
+        round(milliseconds, 2),
         step.audited,
         unsure=_unsure(second),
         differences=off[0].lines or off[1].lines,
     )
+
+
+def _refreshes(off: list[Difference], truth: Truth, session: Refreshing) -> int:
+    """How many refreshes it takes until all is equal, after those whose differences are given; 0: too many."""
+    for number, it in enumerate(off, 1):
+        if not it:
+            return number
+    for number in range(len(off) + 1, PATIENCE + 1):
+        if not difference(truth, session.refresh().only):
+            return number
+    return 0
 
 
 def _unsure(snapshot: Snapshot) -> str:
@@ -140,6 +162,7 @@ class Table:
         document = {
             "kernel": os.uname().release,
             "nodes": self.nodes,
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "rows": [asdict(row) for row in self.rows],
         }
         (directory / f"{stem}.json").write_text(json.dumps(document, indent=1) + "\n")

@@ -7,24 +7,33 @@ import ctypes
 import fcntl
 import os
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+from tests.kernel.world import KernelLacks
 
 __all__ = [
     "bpf_programs",
     "cached_files",
     "cpu_of_each_node",
+    "frames_per_block",
     "free_huge_pages",
     "gigantic_pages",
     "huge_pages",
+    "khugepaged",
     "nodes_with_memory",
     "numa_balancing",
+    "offline",
     "owned",
     "quiet",
     "results",
     "same_page_merging",
     "setting",
+    "split_huge_pages",
     "swap",
+    "until",
+    "vmstat",
 ]
 
 _THP = Path("/sys/kernel/mm/transparent_hugepage")
@@ -44,6 +53,7 @@ _QUIET = {
     _THP / "khugepaged/scan_sleep_millisecs": "3600000",
     _THP / "khugepaged/alloc_sleep_millisecs": "3600000",
 }
+_MEMORY = Path("/sys/devices/system/memory")
 _LOCK = Path("/run/numatrace-tests.lock")
 _HUGE_PAGES = Path("/sys/kernel/mm/hugepages")
 _ENOUGH_FOR_GIGANTIC = 6 << 30
@@ -87,7 +97,8 @@ def owned() -> Iterator[None]:
         file.seek(0)
         for line in reversed(file.read().splitlines()):
             path, _, before = line.partition("\t")
-            Path(path).write_text(before)
+            with contextlib.suppress(OSError):  # a block of memory that is online will not be put online
+                Path(path).write_text(before)
         file.truncate(0)
         yield
         file.truncate(0)
@@ -114,6 +125,72 @@ def same_page_merging() -> Iterator[None]:
         while int(scans.read_text()) < enough:
             os.sched_yield()
         yield
+
+
+def until(done: Callable[[], object], what: str, seconds: float = 120.0) -> None:
+    """Return when the kernel has done what it does in its own time. Raises AssertionError if it does not."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        os.sched_yield()
+
+
+@contextlib.contextmanager
+def khugepaged() -> Iterator[None]:
+    """khugepaged at work, without rest."""
+    place = _THP / "khugepaged"
+    with contextlib.ExitStack() as stack:
+        for name, value in (("pages_to_scan", "100000"), ("alloc_sleep_millisecs", "0"), ("scan_sleep_millisecs", "0")):
+            stack.enter_context(setting(place / name, value))
+        yield
+
+
+def split_huge_pages(pid: int, start: int, end: int) -> None:
+    """Split the transparent huge pages of a process between two addresses. The kernel lacks it without debugfs."""
+    order = _debugfs() / "split_huge_pages"
+    if not order.exists():
+        raise KernelLacks("no split_huge_pages in debugfs")
+    try:
+        order.write_text(f"{pid},{start:#x},{end:#x}")
+    except PermissionError as refused:  # it is locked down
+        raise KernelLacks("debugfs may not be written to") from refused
+
+
+def _debugfs() -> Path:
+    place = Path("/sys/kernel/debug")
+    if not os.path.ismount(place):
+        subprocess.run(["mount", "-t", "debugfs", "debugfs", str(place)], check=False, capture_output=True)
+    return place
+
+
+def vmstat(name: str) -> int:
+    """A counter of /proc/vmstat; 0 where the kernel has none of that name."""
+    lines = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    return int(lines.get(name, 0))
+
+
+def frames_per_block() -> int:
+    """Pages of 4 KiB in a block of memory, the unit in which it can be taken away."""
+    return int((_MEMORY / "block_size_bytes").read_text(), 16) // 4096
+
+
+@contextlib.contextmanager
+def offline(blocks: Sequence[int]) -> Iterator[int]:
+    """The first of these blocks of memory that can be emptied is away; yields which. The kernel lacks it if none can.
+
+    Only where NUMATRACE_OFFLINE says that the machine is there for that, as virtual machines of the tests are.
+    """
+    if not os.environ.get("NUMATRACE_OFFLINE"):
+        raise KernelLacks("not done to a machine that others use")
+    for block in blocks:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(setting(_MEMORY / f"memory{block}" / "state", "offline"))
+            except OSError:  # EBUSY: something in it cannot be moved
+                continue
+            yield block
+            return
+    raise KernelLacks("no block of memory can be emptied")
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ _COPY, _ZERO, _MOVE = range(3)  # enum userfault_way in tests/workloads/userfaul
 _DIRECTLY, _WORKER, _FIXED = range(3)  # enum ring_way in tests/workloads/ring.h
 
 _ELSEWHERE = "another process did it: only the change of the RSS is seen"
+_FILLED = "where userfaultfd fills, pages may come from anywhere in the process"
 _NO_ADDRESS = "the call names no address, or not all that it changes"
 
 
@@ -107,10 +108,12 @@ def _userfault_copy(w: World, shared: bool = False) -> Iterator[Step]:
     yield Step("16 pages of zeroes", 256 + 64 + zeroes, audited=_NO_ADDRESS)
     w.write(3 * PAGE, 10 * PAGE)
     w.write(128 * PAGE, 4 * PAGE)
-    yield Step("some of both written", 256 + 64 + (zeroes or 4))
+    yield Step("some of both written", 256 + 64 + (zeroes or 4), audited="" if shared else _FILLED)
     with outside.userfaults(w.pid, w.file_descriptor) as descriptor:
         outside.userfault_copy(descriptor, w.address(200 * PAGE), b"z" * 20 * PAGE)
     yield Step("20 pages by another process", 256 + 64 + (zeroes or 4) + 20, audited=_ELSEWHERE)
+    w.unmap(0, 1 << 20)
+    yield Step("unmapped", 256, audited="" if shared else _FILLED)
 
 
 def _userfault_copy_shmem(w: World) -> Iterator[Step]:
@@ -130,15 +133,19 @@ def _userfault_waits(w: World) -> Iterator[Step]:
             outside.userfault_copy(descriptor, w.address(number * PAGE), b"z" * PAGE)
     w.target.receive(*words)
     yield Step("3 pages, each waited for", 256 + 3, audited=_ELSEWHERE)
+    w.unmap(0, 1 << 20)
+    yield Step("unmapped", 256, audited=_FILLED)
 
 
 def _userfault_move(w: World) -> Iterator[Step]:
     _userfault_world(w, shared=False)
     yield Step("nothing there", 256)
     _fill(w, 0, _SMALL, 2 * HUGE, _MOVE)
-    yield Step("64 pages moved", 256, audited=_NO_ADDRESS)
+    yield Step("64 pages moved", 256, audited=_FILLED)
     w.write(2 * HUGE, 32 * PAGE)
     yield Step("32 of them touched where they were", 256 + 32)
+    w.unmap(0, 1 << 20)
+    yield Step("unmapped", 256 - 32, audited=_FILLED)
 
 
 def _ring(w: World, flags: int = os.O_RDONLY) -> Iterator[Step]:

@@ -17,13 +17,20 @@ import pytest
 from tests.kernel import machine
 from tests.kernel.exactness import Row, Table, check, lacks
 from tests.kernel.operations import OPERATIONS, cow_seen_by_the_child
+from tests.kernel.operations_calls import CALLS
+from tests.kernel.operations_huge import HUGE_PAGES
+from tests.kernel.operations_reclaim import RECLAIM
+from tests.kernel.operations_sized import SIZED
+from tests.kernel.operations_unasked import UNASKED
 from tests.kernel.target import Target
 from tests.kernel.ways import HOOKED, WAYS, traced_as_asked
-from tests.kernel.world import KernelLacks, Step, World
+from tests.kernel.world import KernelLacks, Operation, Step, World
 from tracer.session import Session
 
 IDLE_REGIONS = 8
 """Regions that a refresh may read though nothing changed: those with a fault in flight, at most one a CPU."""
+FURTHER = {**CALLS, **HUGE_PAGES, **RECLAIM, **UNASKED}
+"""Tried with the walk only: some of them take long, and what they do to pages is what others do as well."""
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +66,28 @@ def _assert_all_right(rows: list[Row]) -> None:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_exact_after(name: str, traced: Traced, nodes: list[int], files: Path, table: Table) -> None:
-    world = World(traced.target, nodes, files)
+    _try(name, OPERATIONS[name], traced, World(traced.target, nodes, files), table)
+
+
+@pytest.mark.parametrize("traced", ["walk"], indirect=True)
+@pytest.mark.parametrize("name", FURTHER)
+def test_exact_after_more(name: str, traced: Traced, nodes: list[int], files: Path, table: Table) -> None:
+    _try(name, FURTHER[name], traced, World(traced.target, nodes, files), table)
+
+
+@pytest.mark.parametrize("traced", ["walk"], indirect=True)
+@pytest.mark.parametrize("name", SIZED)
+def test_exact_after_with_every_size(name: str, traced: Traced, nodes: list[int], files: Path, table: Table) -> None:
+    _try(name, SIZED[name], traced, World(traced.target, nodes, files), table)
+
+
+def _try(name: str, operation: Operation, traced: Traced, world: World, table: Table) -> None:
+    """Every step must be what it says it is, and equal to what the session says."""
     rows: list[Row] = []
     try:
-        for step in OPERATIONS[name](world):
+        for step in operation(world):
             rows.append(check(name, step, world.pid, traced.session))
+            assert step.pages in (None, world.slot_pages(world.truth())), f"{step.name}: the kernel did something else"
     except KernelLacks as reason:
         rows.append(lacks(name, *WAYS[traced.way], str(reason)))
     finally:
