@@ -47,6 +47,10 @@ test-kernel: setup-test ## Tests against the running kernel (root)
 test-vm: setup-test ## The kernel tests in 4-node virtual machines with several kernels
 	$(VENV)/python -m pytest --timeout=$(VM_TIMEOUT) tests/vm
 
+.PHONY: accuracy
+accuracy: setup-test ## Make the table of docs/accuracy.md: every kernel and number of nodes, in an hour or two
+	$(VENV)/python -m tests.accuracy
+
 .PHONY: bench
 bench: setup-bench ## Measure overhead and speed against other tools, in one run
 	$(VENV)/python -m benchmarks

@@ -1,70 +1,118 @@
-"""Puts the results of the exactness tests into docs/accuracy.md: `python -m tests.accuracy_table FILE.json ...`.
+"""The table of docs/accuracy.md, made of what tests/kernel/test_exact.py has found on each machine.
 
-The files are those that tests/kernel/test_exact.py leaves (`exact-<release>.json`), one for each kernel. Only the
-tracepoint hooks are shown, and the moments that an operation exists for, not the clearing up after it.
+`tests/accuracy.py` (`make accuracy`) runs the machines and calls `write`. A row of the table is an operation, a column
+a machine; a cell sums up all steps of the operation there.
 """
 
 from __future__ import annotations
 
 import json
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracer.model.policy import format_nodes
+from tests.kernel.exactness import LOCAL_SHARE, PATIENCE
+
+__all__ = ["Column", "cell", "page_size", "table", "write"]
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/accuracy.md"
-BEGIN, END = "<!-- table: begin (from make test) -->", "<!-- table: end -->"
-READERS = ("walk", "pagemap")
+BEGIN, END = "<!-- table: begin (from make accuracy) -->", "<!-- table: end -->"
+LEGEND = """\
+A row is an operation; each is several steps (`tests/kernel/operations*.py` says which), and after each step the whole
+target is compared: every VMA, every node. A cell says, of the worst step:
+
+    0 e 1 4     pages off after one refresh; seen by events (e), by an audit of everything (a), or by
+                either, depending on the step (ea); refreshes until all was equal; milliseconds of the refresh
+    -           that kernel, or that machine, cannot do it
+    (empty)     has not been run there
+
+Milliseconds are those of a target of some 128 MiB with numatrace in the same Python process; in the virtual machines,
+which are emulated, everything takes about twenty times as long as on a real one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A machine: its heading, and what test_exact.py left there; None if it has not been run."""
+
+    heading: str
+    document: dict[str, Any] | None
+
+    @property
+    def told(self) -> str:
+        """The machine in words."""
+        if self.document is None:
+            return f"{self.heading}: not run"
+        nodes = len(self.document["nodes"])
+        return f"{self.heading}: Linux {self.document['kernel']}, {nodes} nodes, {self.document['written'][:10]}"
+
+    def operations(self) -> dict[str, list[dict[str, Any]]]:
+        """Name -> rows of its steps, with the walk; clearing up after it is a step."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in self.document["rows"] if self.document else ():
+            if (row["hooks"], row["reader"]) == ("tracepoint", "walk"):
+                found.setdefault(row["operation"], []).append(row)
+        return found
+
+
+def page_size(operation: str) -> str:
+    """The kind of pages that an operation is about, by its name."""
+    for word, size in (("64 KiB", "64 KiB"), ("1 GiB", "hugetlb 1 GiB"), ("hugetlb", "hugetlb 2 MiB")):
+        if word in operation:
+            return size
+    large = ("THP", "khugepaged", "huge zero", "COLLAPSE")
+    return "THP" if any(word in operation for word in large) else "4 KiB"
+
+
+def _seen_by(rows: list[dict[str, Any]]) -> str:
+    everything = [row["regions_read"] * LOCAL_SHARE > row["regions_total"] for row in rows]
+    return "e" * (not all(everything)) + "a" * any(everything)
 
 
 def cell(rows: list[dict[str, Any]]) -> str:
-    """Pages off by reader, and the regions that the walk read again, of all."""
-    by = {row["reader"]: row for row in rows}
+    """One operation on one machine."""
     if any(row["lacks"] for row in rows):
-        return "lacks it"
-    off = "/".join(str(by[reader]["pages_off"] + by[reader]["areas_off"]) for reader in READERS)
-    walk = by["walk"]
-    return f"{off} ({walk['regions_read']} of {walk['regions_total']})"
+        return "-"
+    off = max(row["pages_off"] + row["areas_off"] for row in rows)
+    never = any(row["refreshes"] == 0 for row in rows)
+    refreshes = f">{PATIENCE}" if never else str(max(row["refreshes"] for row in rows))
+    return f"{off} {_seen_by(rows)} {refreshes} {max(row['milliseconds'] for row in rows):.0f}"
 
 
-def table(documents: list[dict[str, Any]]) -> list[str]:
+def _summary(columns: list[Column]) -> str:
+    rows = [row for column in columns for of in column.operations().values() for row in of if not row["lacks"]]
+    off = sum(row["pages_off"] + row["areas_off"] for row in rows)
+    wrong = sum(bool(row["pages_off"] + row["areas_off"]) for row in rows)
+    return f"{len(rows)} comparisons of a whole target: {off} pages off, in {wrong} of them."
+
+
+def table(columns: list[Column]) -> list[str]:
     """Markdown lines."""
-    columns = [f"{document['kernel'].split('-')[0]}, nodes {format_nodes(document['nodes'])}" for document in documents]
-    cells: dict[tuple[str, str], list[str]] = {}
-    compared = off = 0
-    for at, document in enumerate(documents):
-        rows = [row for row in document["rows"] if row["hooks"] == "tracepoint" and row["reader"] in READERS]
-        compared += sum(not row["lacks"] for row in rows)
-        off += sum(row["pages_off"] + row["areas_off"] for row in rows)
-        steps: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for row in rows:
-            steps.setdefault((row["operation"], row["step"]), []).append(row)
-        for key, of_step in steps.items():
-            line = cells.setdefault(key, [""] * len(documents))
-            line[at] = cell(of_step)
-    lines = [
-        f"{compared} comparisons of a whole target (hooks `tracepoint`; readers walk and pagemap): {off} pages off.",
-        "",
-        "A cell: pages off with the walk / with pagemap (regions the walk read again of all the target's regions).",
-        "`lacks it`: the kernel, or that machine, cannot do it.",
-        "",
-        "| operation | " + " | ".join(columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    for (operation, step), line in cells.items():
-        if step != "cleared":
-            lines.append(f"| {operation}{': ' if step else ''}{step} | " + " | ".join(line) + " |")
+    by_column = [column.operations() for column in columns]
+    names = dict.fromkeys(name for operations in by_column for name in operations)
+    lines = [_summary(columns), "", LEGEND, "", "The machines (kernel: nodes):", ""]
+    lines += [f"- {column.told}" for column in columns]
+    lines += ["", "| operation | pages | " + " | ".join(column.heading for column in columns) + " |"]
+    lines += ["|---" * (len(columns) + 2) + "|"]
+    for name in names:
+        cells = [cell(operations[name]) if name in operations else "" for operations in by_column]
+        lines.append(f"| {_short(name)} | {page_size(name)} | " + " | ".join(cells) + " |")
     return lines
 
 
-def main() -> None:
+def _short(name: str) -> str:
+    """Without the page size, which has a column of its own."""
+    stem, _, size = name.rpartition(", ")
+    return stem if size in ("4 KiB", "64 KiB", "THP", "hugetlb") else name
+
+
+def write(columns: list[Column], page: Path = PAGE) -> None:
     """Replace what is between the two marks."""
-    documents = [json.loads(Path(name).read_text()) for name in sys.argv[1:]]
-    before, rest = PAGE.read_text().split(BEGIN)
+    before, rest = page.read_text().split(BEGIN)
     after = rest.split(END)[1]
-    PAGE.write_text("\n".join([before + BEGIN, *table(documents), END + after]))
+    page.write_text("\n".join([before + BEGIN, *table(columns), END + after]))
 
 
-if __name__ == "__main__":
-    main()
+def read(path: Path) -> dict[str, Any]:
+    """What test_exact.py left."""
+    document: dict[str, Any] = json.loads(path.read_text())
+    return document

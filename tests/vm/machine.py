@@ -88,11 +88,12 @@ class Shape:
 
 
 def _even(nodes: int, mib: int) -> Shape:
-    every = f"0-{nodes - 1}"
+    every = f"0-{nodes - 1}" if nodes > 1 else "0"
     return Shape(tuple((mib, node) for node in range(nodes)), {"online": every, "has_memory": every, "has_cpu": every})
 
 
 SHAPES: dict[str, Shape] = {
+    "1-node": _even(1, 2048),
     "2-nodes": _even(2, 1024),
     "4-nodes": _even(4, 1024),
     "8-nodes": _even(8, 512),
