@@ -216,6 +216,13 @@ def test_the_page_cache(ledger: PageLedger) -> None:
     assert ledger.sums[BASE].file.tolist() == [PAGES, 0, 0, 0]
 
 
+def test_huge_pages_of_the_page_cache_go_by_small_ones(ledger: PageLedger) -> None:
+    ledger.cover([area(file=True)])
+    put(ledger, [0] * PAGES, file=True, huge=True)
+    ledger.judge(standing())
+    assert causes(ledger) == {Cause.PAGE_CACHE: 384}
+
+
 def test_weights_at_the_time_of_allocation(ledger: PageLedger) -> None:
     weighted = Policy(Mode.WEIGHTED_INTERLEAVE, nodes=(0, 1))
     old, new = {0: 3, 1: 1}, {0: 1, 1: 1}

@@ -411,6 +411,8 @@ class PageLedger:
         """The node that the policy of an area gives each page."""
         order = area.page_pages.bit_length() - 1
         huge = (flags & (HUGE | CAME_HUGE)) != 0
+        if area.file:  # huge pages of the page cache are made by readahead, and not for this mapping
+            huge &= (flags & FILE) == 0
         orders = np.where(huge, HUGE_ORDER, 0) if order == 0 else np.full(len(addresses), order)
         return rule_nodes(area.policy, interleave_index(area.backing, addresses >> 12, orders), weights)
 
