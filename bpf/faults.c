@@ -323,6 +323,12 @@ static __always_inline struct target *target_of_task(const struct control *c, st
 	return slot == NO_SLOT ? NULL : target_at(slot, mm);
 }
 
+/* Page faults of a task that have come to a good end: mm_account_fault() in mm/memory.c. */
+static __always_inline u64 faults_ended(u64 task)
+{
+	return read_u64(task + TASK_MINORS) + read_u64(task + TASK_MAJORS);
+}
+
 /* Keep what is known of a fault before it is handled. */
 static __always_inline void suspend(const struct control *c, struct cpu *cpu, u32 number, const struct target *target,
 				    u64 task, u64 address, u64 frame, u64 code, bool user)
@@ -346,6 +352,7 @@ static __always_inline void suspend(const struct control *c, struct cpu *cpu, u3
 	cpu->pending_task = task;
 	cpu->pending_frame = frame;
 	cpu->pending_ip = user ? 0 : read_u64(frame + REGS_IP);
+	cpu->pending_ended = user ? 0 : faults_ended(task);
 	cpu->pending_write = code & FAULT_WRITE;
 	cpu->pending_target = target->number;
 	cpu->pending_record = record ? index : 0;

@@ -39,13 +39,18 @@ struct call {
 	u64 argument[5]; /* di, si, dx, r10, r8 */
 };
 
-/* A fault of this task is between its tracepoint and its end: the exception frame is still below the stack pointer. */
+/*
+ * A fault of this task is between its tracepoint and its end: the exception frame is still below the stack pointer. Of a
+ * fault in the kernel the frame may outlive it, for what the task calls next need not write there: the task's count of
+ * faults tells that it is over, or, where it failed, the instruction pointer (ex_handler_default() in
+ * arch/x86/mm/extable.c).
+ */
 static __always_inline bool in_flight(const struct cpu *cpu, u64 task, u64 stack_pointer)
 {
 	if (cpu->pending_task != task)
 		return false;
 	if (cpu->pending_ip)
-		return stack_pointer < cpu->pending_frame &&
+		return stack_pointer < cpu->pending_frame && faults_ended(task) == cpu->pending_ended &&
 		       read_u64(cpu->pending_frame + REGS_IP) == cpu->pending_ip;
 	return (s64)read_u64(cpu->pending_frame + REGS_ORIG_AX) == -1;
 }

@@ -19,6 +19,7 @@ REQUIRED = {
     "TASK_TGID": "task_struct.tgid",
     "TASK_FLAGS": "task_struct.flags",
     "TASK_MAJORS": "task_struct.maj_flt",
+    "TASK_MINORS": "task_struct.min_flt",
     "TASK_SIGNAL": "task_struct.signal",
     "TASK_COMM": "task_struct.comm",
     "TASK_THREAD_NODE": "task_struct.thread_node",
