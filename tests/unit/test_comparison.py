@@ -52,6 +52,10 @@ def test_a_node_that_only_one_side_has() -> None:
     assert fields(held([replace(ONE, nodes={0: 5, 1: 3, 3: 2}), TWO])) == [("N3", 0, 2, -2)]
 
 
+def test_the_page_size_is_printed_only_where_there_are_pages() -> None:
+    assert fields(held([replace(ONE, nodes={}, fields={}), TWO])) == [("N0", 5, 0, 5), ("N1", 3, 0, 3)]
+
+
 def test_policies_and_other_fields() -> None:
     told = replace(TWO, policy="bind:1", fields={"kernelpagesize_kB": 2048, "anon": 2})
     assert fields(held([ONE, told])) == [

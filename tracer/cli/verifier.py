@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tracer.errors import NumatraceError
 from tracer.kernel.numa_maps import NumaLine, parse_numa_maps, read_numa_maps
 from tracer.kernel.procfs import TargetGone, read_maps
-from tracer.model.comparison import Area, Comparison, Mismatch, TargetComparison, Unstable, compare
+from tracer.model.comparison import PAGE_SIZE, Area, Comparison, Mismatch, TargetComparison, Unstable, compare
 from tracer.render import numa_maps
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ _TRIES = 5
 """Reads of maps and numa_maps until they show the same list."""
 _PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 0.5
-_ALWAYS = "kernelpagesize_kB"
-"""The one field beside the nodes that is printed without --full."""
 
 
 def kernel_areas(pid: int, full: bool) -> list[Area] | None:
@@ -56,7 +54,7 @@ def _area(line: NumaLine, end: int, path: bytes, full: bool) -> Area:
     name = b"file=" + line.path if line.name == "file" else line.name.encode()
     fields = dict(line.fields) if full else {}
     if line.page_kb is not None:
-        fields[_ALWAYS] = line.page_kb
+        fields[PAGE_SIZE] = line.page_kb
     words = b" ".join(word for word in (name, b"huge" * line.huge) if word)
     return Area(line.start, end, line.policy, words, line.nodes, fields, path)
 

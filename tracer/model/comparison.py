@@ -13,10 +13,11 @@ from datetime import datetime
 
 from tracer.model.snapshot import Snapshot
 
-__all__ = ["Area", "Compared", "Comparison", "Mismatch", "TargetComparison", "Unstable", "compare"]
+__all__ = ["PAGE_SIZE", "Area", "Compared", "Comparison", "Mismatch", "TargetComparison", "Unstable", "compare"]
 
 Value = int | str | None
 
+PAGE_SIZE = "kernelpagesize_kB"
 _UNVOUCHED = ("name", "anon", "dirty", "mapped", "mapmax", "swapcache", "active", "writeback")
 
 
@@ -208,6 +209,9 @@ def _differences(area: Area, ours: Area | None, kernel: Area | None) -> Iterator
         if ours.nodes.get(node, 0) != kernel.nodes.get(node, 0):
             yield Mismatch(area, f"N{node}", ours.nodes.get(node, 0), kernel.nodes.get(node, 0))
     for key in sorted(ours.fields.keys() | kernel.fields.keys()):
+        # The page size stands where there are pages, and those are compared above.
+        if key == PAGE_SIZE and (key not in ours.fields or key not in kernel.fields):
+            continue
         if ours.fields.get(key) != kernel.fields.get(key):
             yield Mismatch(area, key, ours.fields.get(key), kernel.fields.get(key))
 
