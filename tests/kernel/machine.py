@@ -8,7 +8,7 @@ import fcntl
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.kernel.world import KernelLacks
@@ -22,9 +22,9 @@ __all__ = [
     "gigantic_pages",
     "huge_pages",
     "khugepaged",
+    "movable_block",
     "nodes_with_memory",
     "numa_balancing",
-    "offline",
     "owned",
     "quiet",
     "results",
@@ -54,6 +54,7 @@ _QUIET = {
     _THP / "khugepaged/alloc_sleep_millisecs": "3600000",
 }
 _MEMORY = Path("/sys/devices/system/memory")
+_NODES = Path("/sys/devices/system/node")
 _LOCK = Path("/run/numatrace-tests.lock")
 _HUGE_PAGES = Path("/sys/kernel/mm/hugepages")
 _ENOUGH_FOR_GIGANTIC = 6 << 30
@@ -175,20 +176,27 @@ def frames_per_block() -> int:
 
 
 @contextlib.contextmanager
-def offline(blocks: Sequence[int]) -> Iterator[int]:
-    """The first of these blocks of memory that can be emptied is away; yields which. The kernel lacks it if none can.
+def movable_block(node: int) -> Iterator[Path]:
+    """A block of a node's memory that holds only what can be moved, and is used before others for such pages.
 
-    Only where NUMATRACE_OFFLINE says that the machine is there for that, as virtual machines of the tests are.
+    Yields its file `state`: what is written there takes it away ("offline") and gives it back ("online_movable"). Only
+    where NUMATRACE_OFFLINE says that the machine is there for that, as virtual machines of the tests are.
     """
     if not os.environ.get("NUMATRACE_OFFLINE"):
         raise KernelLacks("not done to a machine that others use")
-    for block in blocks:
+    blocks = (_NODES / f"node{node}").glob("memory[0-9]*")
+    for block in sorted(blocks, key=lambda path: int(path.name.removeprefix("memory")), reverse=True):
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(setting(_MEMORY / f"memory{block}" / "state", "offline"))
+                stack.enter_context(setting(_MEMORY / block.name / "state", "offline"))
             except OSError:  # EBUSY: something in it cannot be moved
                 continue
-            yield block
+            state = _MEMORY / block.name / "state"
+            state.write_text("online_movable")
+            try:
+                yield state
+            finally:
+                state.write_text("offline")
             return
     raise KernelLacks("no block of memory can be emptied")
 

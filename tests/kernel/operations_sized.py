@@ -55,11 +55,15 @@ class _Size:
         w.advise(0, self.length, advice, lacking=(errno.EINVAL,) if self.unit > PAGE else ())
 
     def fill(self, w: World) -> None:
-        """Map them and write to each."""
+        """Map them, and write everywhere: of a folio that is split, what holds zeroes may become the zero page."""
         self.map(w)
-        w.write(0, self.length, min(self.unit, 16 * PAGE))
+        self.write(w)
         if self.name == "THP":
             assert w.transparent_huge(0) == self.length
+
+    def write(self, w: World) -> None:
+        """Write to every small page of what is mapped."""
+        w.write(0, self.length, self.unit if self.name == "hugetlb" else PAGE)
 
 
 _SIZES = (
@@ -130,7 +134,7 @@ def _protect(size: _Size, w: World) -> Iterator[Step]:
 def _bind(size: _Size, w: World) -> Iterator[Step]:
     size.map(w)
     w.bind(0, size.length, Mode.BIND, 1 << w.nodes[0])
-    w.write(0, size.length, min(size.unit, 16 * PAGE))
+    size.write(w)
     yield Step("on the first node", size.pages)
     w.bind(0, size.length, Mode.BIND, 1 << w.last, _MPOL_MF_MOVE)
     assert _nodes(w) == {w.last: size.pages}
@@ -142,7 +146,7 @@ def _bind(size: _Size, w: World) -> Iterator[Step]:
 def _migrate(size: _Size, w: World) -> Iterator[Step]:
     size.map(w)
     w.bind(0, size.length, Mode.PREFERRED, 1 << w.nodes[0])
-    w.write(0, size.length, min(size.unit, 16 * PAGE))
+    size.write(w)
     outside.migrate_pages(w.pid, 1 << w.nodes[0], 1 << w.last)
     assert _nodes(w) == {w.last: size.pages}
     yield Step("first node to last, by another process", size.pages, audited=_EVERYWHERE)
@@ -153,7 +157,7 @@ def _migrate(size: _Size, w: World) -> Iterator[Step]:
 def _move(size: _Size, w: World) -> Iterator[Step]:
     size.map(w)
     w.bind(0, size.length, Mode.PREFERRED, 1 << w.nodes[0])
-    w.write(0, size.length, min(size.unit, 16 * PAGE))
+    size.write(w)
     outside.move_pages(w.pid, [w.address(size.unit)], w.last)
     yield Step("one, by another process", size.pages)
     outside.move_pages(w.pid, [w.address(at) for at in range(0, size.length, size.unit)], w.last)
@@ -163,7 +167,7 @@ def _move(size: _Size, w: World) -> Iterator[Step]:
 def _swap(size: _Size, w: World) -> Iterator[Step]:
     with machine.swap(w.directory):
         size.map(w)
-        w.write(0, size.length)  # pages of zeroes would not come back as pages
+        size.write(w)
         yield Step("written", size.pages)
         w.advise(0, size.length, _MADV_PAGEOUT, lacking=(errno.EINVAL,))
         assert w.slot_pages(w.truth()) < size.pages

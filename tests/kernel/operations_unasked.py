@@ -73,32 +73,36 @@ def _balance(w: World) -> Iterator[Step]:
 
 
 def _compact(w: World) -> Iterator[Step]:
-    length = 4096 * PAGE
-    _spread(w, 0, length)
-    w.ask("sieve", w.slot, 0, length)
-    yield Step("every second page", 2048)
-    for node in w.nodes:
-        (_NODES / f"node{node}/compact").write_text("1")
-    yield Step("all nodes compacted", 2048, audited=_EVENTS)
-
-
-def _unplug(w: World) -> Iterator[Step]:
-    """Takes a block of memory away in which the target has pages, and gives it back."""
     length = 1024 * PAGE
     w.map(0, length)
     w.advise(0, length, _NO_HUGE_PAGE, lacking=(errno.EINVAL,))
     w.bind(0, length, Mode.PREFERRED, 1 << w.last)
     w.write(0, length)
-    yield Step("on the last node", 1024)
-    before = _frames(w, length)
-    blocks = before // np.uint64(machine.frames_per_block())
-    with machine.offline(sorted({int(block) for block in blocks})) as block:
-        here = blocks == block
+    w.ask("sieve", w.slot, 0, length)
+    yield Step("every second page", 512)
+    (_NODES / f"node{w.last}/compact").write_text("1")
+    yield Step("the node compacted", 512, audited=_EVENTS)
+
+
+def _unplug(w: World) -> Iterator[Step]:
+    """Takes the block of memory away in which the target has its pages, and gives it back."""
+    length = 1024 * PAGE
+    with machine.movable_block(w.last) as state:
+        w.map(0, length)
+        w.advise(0, length, _NO_HUGE_PAGE, lacking=(errno.EINVAL,))
+        w.bind(0, length, Mode.PREFERRED, 1 << w.last)
+        w.write(0, length)
+        yield Step("on the last node", 1024)
+        before = _frames(w, length)
+        here = before // np.uint64(machine.frames_per_block()) == int(state.parent.name.removeprefix("memory"))
+        assert here.any()
+        state.write_text("offline")
         assert (_frames(w, length)[here] != before[here]).all()
         yield Step("a block taken away", 1024, audited=_EVENTS)
-    yield Step("and given back", 1024)
-    w.ask("move", w.slot, 0, length, w.nodes[0])
-    yield Step("all moved to the first node", 1024)
+        state.write_text("online_movable")
+        yield Step("and given back", 1024)
+        w.ask("move", w.slot, 0, length, w.nodes[0])
+        yield Step("all moved to the first node", 1024)
 
 
 def _frames(w: World, length: int) -> npt.NDArray[np.uint64]:
