@@ -37,15 +37,13 @@ MACHINES = [
 ]
 
 
-def column(name: str) -> Column:
-    """What a machine has left, under the kernel's series and the nodes."""
+def column(name: str) -> Column | None:
+    """What a machine has left; None if it has not been run."""
     paths = documents(name)
-    document = read(paths[-1]) if paths else None
-    if name != HOST:
-        kernel, shape = name.split(" ")
-        return Column(f"{kernel}: {NODES[shape]}", document)
-    release = ".".join(document["kernel"].split(".")[:2]) if document else HOST
-    return Column(f"{release}: {len(document['nodes']) if document else 1}", document)
+    if not paths:
+        return None
+    document = read(paths[-1])
+    return Column(NODES[name.split(" ")[1]] if name != HOST else str(len(document["nodes"])), document)
 
 
 def run_here(results: Path) -> int:
@@ -73,8 +71,10 @@ def documents(name: str) -> list[Path]:
 
 def write_table() -> None:
     """Of all that has been run."""
-    write([column(name) for name in MACHINES])
-    if missing := [name for name in MACHINES if not documents(name)]:
+    columns = {name: column(name) for name in MACHINES}
+    missing = [name for name, found in columns.items() if found is None]
+    write([found for found in columns.values() if found is not None], missing)
+    if missing:
         print(f"accuracy: not run: {', '.join(missing)}")
 
 

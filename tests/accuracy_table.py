@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tests.kernel.exactness import LOCAL_SHARE, PATIENCE
@@ -22,33 +23,34 @@ A row is an operation; each is several steps (`tests/kernel/operations*.py` says
 target is compared: every VMA, every node. A cell says, of the worst step:
 
     0 e 1 4     pages off after one refresh; seen by events (e), by an audit of everything (a), or by
-                either, depending on the step (ea); refreshes until all was equal; milliseconds of the refresh
+                either, depending on the step (ea); refreshes until all was equal; milliseconds of a
+                refresh (the median of the steps)
     -           that kernel, or that machine, cannot do it
-    (empty)     has not been run there
 
-Milliseconds are those of a target of some 128 MiB with numatrace in the same Python process; in the virtual machines,
-which are emulated, everything takes about twenty times as long as on a real one."""
+The milliseconds are there to compare rows. Virtual machines are emulated: they take twenty times as long as real ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A machine: its heading, and what test_exact.py left there; None if it has not been run."""
+    """A machine: its nodes in words, and what test_exact.py left there."""
 
-    heading: str
-    document: dict[str, Any] | None
+    nodes: str
+    document: dict[str, Any]
+
+    @property
+    def heading(self) -> str:
+        """The kernel's series and the nodes."""
+        return f"{'.'.join(self.document['kernel'].split('.')[:2])}: {self.nodes}"
 
     @property
     def told(self) -> str:
         """The machine in words."""
-        if self.document is None:
-            return f"{self.heading}: not run"
-        nodes = len(self.document["nodes"])
-        return f"{self.heading}: Linux {self.document['kernel']}, {nodes} nodes, {self.document['written'][:10]}"
+        return f"{self.heading} (Linux {self.document['kernel']}, {self.document['written'][:10]})"
 
     def operations(self) -> dict[str, list[dict[str, Any]]]:
         """Name -> rows of its steps, with the walk; clearing up after it is a step."""
         found: dict[str, list[dict[str, Any]]] = {}
-        for row in self.document["rows"] if self.document else ():
+        for row in self.document["rows"]:
             if (row["hooks"], row["reader"]) == ("tracepoint", "walk"):
                 found.setdefault(row["operation"], []).append(row)
         return found
@@ -75,7 +77,7 @@ def cell(rows: list[dict[str, Any]]) -> str:
     off = max(row["pages_off"] + row["areas_off"] for row in rows)
     never = any(row["refreshes"] == 0 for row in rows)
     refreshes = f">{PATIENCE}" if never else str(max(row["refreshes"] for row in rows))
-    return f"{off} {_seen_by(rows)} {refreshes} {max(row['milliseconds'] for row in rows):.0f}"
+    return f"{off} {_seen_by(rows)} {refreshes} {median(row['milliseconds'] for row in rows):.0f}"
 
 
 def _summary(columns: list[Column]) -> str:
@@ -85,12 +87,13 @@ def _summary(columns: list[Column]) -> str:
     return f"{len(rows)} comparisons of a whole target: {off} pages off, in {wrong} of them."
 
 
-def table(columns: list[Column]) -> list[str]:
-    """Markdown lines."""
+def table(columns: list[Column], missing: list[str]) -> list[str]:
+    """Markdown lines. missing: machines that have not been run."""
     by_column = [column.operations() for column in columns]
     names = dict.fromkeys(name for operations in by_column for name in operations)
-    lines = [_summary(columns), "", LEGEND, "", "The machines (kernel: nodes):", ""]
-    lines += [f"- {column.told}" for column in columns]
+    lines = [_summary(columns), "", LEGEND, ""]
+    lines += [f"Machines, as kernel: nodes (with CPUs + without): {'; '.join(column.told for column in columns)}."]
+    lines += [f"Not run: {', '.join(missing)}."] if missing else []
     lines += ["", "| operation | pages | " + " | ".join(column.heading for column in columns) + " |"]
     lines += ["|---" * (len(columns) + 2) + "|"]
     for name in names:
@@ -102,14 +105,14 @@ def table(columns: list[Column]) -> list[str]:
 def _short(name: str) -> str:
     """Without the page size, which has a column of its own."""
     stem, _, size = name.rpartition(", ")
-    return stem if size in ("4 KiB", "64 KiB", "THP", "hugetlb") else name
+    return stem if stem and size in ("4 KiB", "64 KiB", "THP", "hugetlb") else name
 
 
-def write(columns: list[Column], page: Path = PAGE) -> None:
+def write(columns: list[Column], missing: list[str], page: Path = PAGE) -> None:
     """Replace what is between the two marks."""
     before, rest = page.read_text().split(BEGIN)
     after = rest.split(END)[1]
-    page.write_text("\n".join([before + BEGIN, *table(columns), END + after]))
+    page.write_text("\n".join([before + BEGIN, *table(columns, missing), END + after]))
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -17,15 +17,14 @@ def row(step: str, operation: str = "touch", **changed: Any) -> dict[str, Any]:
     return asdict(Row(operation, step, "tracepoint", "walk", **told))
 
 
-def column(heading: str, *rows: dict[str, Any]) -> Column:
-    document = {"kernel": "6.12.1-amd64", "nodes": [0, 1], "written": "2026-01-02T03:04:05+00:00", "rows": list(rows)}
-    return Column(heading, document)
+def column(nodes: str, *rows: dict[str, Any], kernel: str = "6.12.1-amd64") -> Column:
+    return Column(nodes, {"kernel": kernel, "written": "2026-01-02T03:04:05+00:00", "rows": list(rows)})
 
 
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        ([row("a"), row("b", milliseconds=5.6)], "0 e 1 6"),
+        ([row("a"), row("b", milliseconds=5.6), row("c", milliseconds=50)], "0 e 1 6"),
         ([row("a", regions_read=69)], "0 a 1 3"),
         ([row("a", regions_read=69), row("b")], "0 ea 1 3"),
         ([row("a", pages_off=7, areas_off=1, refreshes=2), row("b", pages_off=3)], "8 e 2 3"),
@@ -54,25 +53,28 @@ def test_the_size_of_pages(operation: str, expected: str) -> None:
 
 def test_a_row_an_operation_and_a_column_a_machine() -> None:
     polled = {**row("a"), "hooks": "none", "reader": "pagemap", "pages_off": 5}
-    first = column("6.1: 2", row("a"), row("b"), polled)
-    second = column("6.12: 2", row("a", pages_off=2), row("a", "brk"), row("b", "swap, THP"))
-    lines = table([first, second, Column("6.12: 4", None)])
-    assert lines[0] == "5 comparisons of a whole target: 2 pages off, in 1 of them."
-    assert "- 6.1: 2: Linux 6.12.1-amd64, 2 nodes, 2026-01-02" in lines
-    assert "- 6.12: 4: not run" in lines
-    assert lines[-5:] == [
-        "| operation | pages | 6.1: 2 | 6.12: 2 | 6.12: 4 |",
-        "|---|---|---|---|---|",
-        "| touch | 4 KiB | 0 e 1 3 | 2 e 1 3 |  |",
-        "| brk | 4 KiB |  | 0 e 1 3 |  |",
-        "| swap | THP |  | 0 e 1 3 |  |",
+    first = column("2", row("a"), row("b"), polled, kernel="6.1.0-9")
+    second = column("3+1", row("a", pages_off=2), row("a", "brk"), row("b", "swap, THP"), row("c", "THP"))
+    lines = table([first, second], ["6.12 8-nodes"])
+    assert lines[0] == "6 comparisons of a whole target: 2 pages off, in 1 of them."
+    machines = "6.1: 2 (Linux 6.1.0-9, 2026-01-02); 6.12: 3+1 (Linux 6.12.1-amd64, 2026-01-02)."
+    assert lines[-9:] == [
+        f"Machines, as kernel: nodes (with CPUs + without): {machines}",
+        "Not run: 6.12 8-nodes.",
+        "",
+        "| operation | pages | 6.1: 2 | 6.12: 3+1 |",
+        "|---|---|---|---|",
+        "| touch | 4 KiB | 0 e 1 3 | 2 e 1 3 |",
+        "| brk | 4 KiB |  | 0 e 1 3 |",
+        "| swap | THP |  | 0 e 1 3 |",
+        "| THP | THP |  | 0 e 1 3 |",
     ]
 
 
 def test_only_the_table_of_the_page_is_replaced(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    write([column("6.1: 2", row("a"))], page)
+    write([column("2", row("a"))], [], page)
     text = page.read_text()
     assert text.startswith(f"before\n{BEGIN}\n")
     assert text.endswith(f"{END}\nafter\n")
