@@ -27,7 +27,7 @@ target is compared: every VMA, every node. A cell says, of the worst step:
                 refresh (the median of the steps)
     -           that kernel, or that machine, cannot do it
 
-The milliseconds are there to compare rows. Virtual machines are emulated: they take twenty times as long as real ones."""
+The milliseconds are there to compare rows. Virtual machines are emulated: they need twenty times as much."""
 
 
 @dataclass(frozen=True, slots=True)
