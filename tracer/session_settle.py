@@ -253,9 +253,11 @@ class Settler:
             dirty = np.union1d(dirty, self._follow_vmas())
         if len(self._restless[0]):
             dirty = np.union1d(dirty, self.memory.survey(*self._restless).regions)
-        if self._huge_doubt(glance) or self._sharing:
+        if self._sharing:
             dirty = np.union1d(dirty, self._huge_regions())
         self._dirty = self._settle(dirty)
+        if self._huge_doubt(glance):  # now that what has come is counted: as much may have gone elsewhere
+            self._dirty = np.union1d(self._dirty, self._settle(self._huge_regions()))
         if drift is not None:
             self._count(drift)
         self._settling = len(self._dirty)
