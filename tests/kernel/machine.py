@@ -308,14 +308,17 @@ def cached_files(directory: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def swap(directory: Path) -> Iterator[None]:
-    """A little swap space in a file of a directory of `cached_files`. Its end brings back what is in it."""
+    """A little swap space in a file of a directory of `cached_files`, taken before any other that the machine has. Its
+    end brings back what is in it. The kernel lacks it where it may not be switched on."""
     path = directory / "swap"
     with path.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, _SWAP_BYTES)
     path.chmod(0o600)
     try:
         subprocess.run(["mkswap", str(path)], check=True, capture_output=True)
-        subprocess.run(["swapon", str(path)], check=True, capture_output=True)
+        done = subprocess.run(["swapon", "--priority", "1000", str(path)], check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise KernelLacks(f"no swapon ({done.stderr.strip().rpartition(': ')[2]})")
         try:
             yield
         finally:
