@@ -73,6 +73,7 @@ class Session:
         self._ended: list[Snapshot] = []
         self._strangers: dict[int, _Stranger] = {}
         self._over = False
+        self._lost = 0
         self._machine: Machine | None = None
 
     # --- life ---
@@ -249,7 +250,7 @@ class Session:
         assert self._roster is not None
         epoch = hooks.swap()
         self._saved.absorb(epoch)
-        for birth in epoch.births:
+        for birth in epoch.births + self._births_not_told(hooks, epoch):
             old = self._roster.processes.get(birth.pid)
             # Births on different CPUs are in no order: a program that is gone again does not end the one after it.
             alive = hooks.alive(birth.number)
@@ -257,6 +258,15 @@ class Session:
                 self._bury(old, self._last_words(old.work.number), only_its_memory=not self._roster.exited(old))
             if not self._roster.adopt(birth):
                 self._strangers[birth.number] = _Stranger(birth)
+
+    def _births_not_told(self, hooks: Hooks, epoch: Epoch) -> list[Birth]:
+        """Where events were lost, a birth may be among them."""
+        assert self._roster is not None
+        lost, self._lost = self._lost, hooks.lost()
+        if lost == self._lost:
+            return []
+        known = {process.work.number for process in self._roster if isinstance(process.work, Settler)}
+        return hooks.unheard_of(known.union(self._strangers, (birth.number for birth in epoch.births)))
 
     def _refresh_targets(self, hooks: Hooks) -> list[Snapshot]:
         assert self._roster is not None

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from tracer.errors import NumatraceError
 from tracer.kernel.btf import Btf
-from tracer.kernel.epoch import CALLS, Epoch, decode
+from tracer.kernel.epoch import CALLS, Birth, Epoch, decode
 from tracer.kernel.layout import layout, preemption
 from tracer.kernel.programs import ARRAY, ARRAY_OF_MAPS, BpfRefused, Compilation, Programs, create_map, update_map
 from tracer.kernel.topology import Topology
@@ -281,6 +281,16 @@ class Hooks:
         """Whether the address space of that number still exists, and is traced."""
         target = self._targets[number % len(self._targets)]
         return int(target["number"]) == number and bool(target["mm"])
+
+    def unheard_of(self, known: set[int]) -> list[Birth]:
+        """The other address spaces that are traced, as if they had just been born: not all births can be told when a
+        log is full."""
+        numbers = self._targets["number"].tolist()
+        return [
+            Birth(numbers[slot], int(self._targets[slot]["mm"]), int(self._targets[slot]["tgid"]), False, b"")
+            for slot in np.flatnonzero(self._targets["mm"]).tolist()
+            if numbers[slot] not in known
+        ]
 
     def follow(self, tgid: int, forks: bool) -> None:
         """Trace what this process executes from now on, and its children if `forks`."""
