@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.errors import HooksMissing, NumatraceError
-from tracer.kernel import procfs
+from tracer.kernel import pauses, procfs
 from tracer.kernel.epoch import Birth, Drained, Epoch
 from tracer.kernel.hooks import Hooks
 from tracer.kernel.machinery import Machinery, Options
@@ -277,6 +277,7 @@ class Session:
         settlers = [process.work for process in self._roster if isinstance(process.work, Settler)]
         for settler in settlers:
             settler.look(token, pending.get(settler.number, []))
+        pauses.pause("looked")
         if not hooks.quiet():
             self._take_epoch(hooks)
         self._working, self._saved = self._saved, Epoch()

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.errors import NumatraceError
+from tracer.kernel import pauses
 from tracer.kernel.detail_walk import details_of_lines, read_details
 from tracer.kernel.epoch import Drained
 from tracer.kernel.hooks import Pending
@@ -300,7 +301,11 @@ class Settler:
                 where = np.minimum(np.searchsorted(part, spans.region), len(part) - 1)
                 known = (part[where] == spans.region) & (spans.end - spans.start == REGION)
                 found = np.where(known, leaves[at : at + PROGRESS_STEP][where], np.uint64(0))
-            self._table.replace(part, spans, self.memory.counts(spans, found))
+            pauses.pause("chosen")
+            counts = self.memory.counts(spans, found)
+            pauses.pause("read")
+            self._table.replace(part, spans, counts)
+            pauses.pause("replaced")
             if what:
                 self._progress(what, at + len(part), len(regions))
         self._regions_read += len(regions)
@@ -311,6 +316,7 @@ class Settler:
         """All regions that are populated or were."""
         v = self._table.vmas
         found = self.memory.survey(v.start, v.end)
+        pauses.pause("surveyed")
         known = np.union1d(self._table.known_regions(), self._dirty)
         if not len(known):
             return found
@@ -336,6 +342,7 @@ class Settler:
     def _follow_vmas(self) -> Int64s:
         """Take the present VMA list; gives the regions that have to be read for it."""
         torn, starts, ends = self._take_vmas()
+        pauses.pause("compared")
         return np.union1d(torn, self.memory.survey(starts, ends).regions) if len(starts) else torn
 
     def _take_vmas(self) -> tuple[Int64s, Int64s, Int64s]:
@@ -345,7 +352,9 @@ class Settler:
         """
         self._listed = True
         before = self.memory.glance()
+        pauses.pause("listing")
         layout = self.memory.layout()
+        pauses.pause("listed")
         after = self.memory.glance()
         self._list_settling = layout is None or not layout.consistent or before.lists != after.lists
         self._lists = None if self._list_settling else after.lists

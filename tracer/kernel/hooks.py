@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.errors import NumatraceError
+from tracer.kernel import pauses
 from tracer.kernel.btf import Btf
 from tracer.kernel.epoch import CALLS, Birth, Epoch, decode
 from tracer.kernel.layout import layout, preemption
@@ -364,10 +365,13 @@ class Hooks:
         control = self._control[0]
         old = int(control["epoch"])
         control["epoch"] = old + 1 & 0x7FFFFFFF
+        pauses.pause("ended")
         self.grace()
+        pauses.pause("quiet")
         parity = old & 1
         parts = list(self._written(parity))
         self._cpus["used"][:, parity] = 0
+        pauses.pause("drained")
         return decode(np.concatenate(parts), self._nodes) if parts else Epoch()
 
     def touched_now(self, target: int) -> npt.NDArray[np.int64]:
