@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ from tracer.kernel.procfs import TargetGone, major_faults, resident_pages
 from tracer.kernel.walk import Survey
 from tracer.model.policy import DEFAULT, Policy
 from tracer.model.snapshot import Details, Regions, Trust
-from tracer.model.spans import FILLED, RESTLESS, SHARING, SpanTable, VmaList
+from tracer.model.spans import FILLED, RESTLESS, SHARING, SpanTable, VmaList, union_of_ranges
 from tracer.model.state import State
 from tracer.session_check import Checker, Drift, Unsettled
 
@@ -76,12 +77,25 @@ class Budget:
         self._slice -= seconds
 
 
+class _Seen(NamedTuple):
+    """Counts of unexplained changes and of lost events, RSS, and the count of grace periods, when they were looked at.
+
+    A change may be counted a moment before its page is there, but under the same spinlock. So what was counted is
+    found by a walk that begins after the next grace period.
+    """
+
+    unexplained: int
+    lost: int
+    rss: int
+    graces: int
+
+
 @dataclass(slots=True)
 class _Audit:
     """A walk over everything that does not wait for events, a part at a time. at: how many regions are done.
 
-    doubts: what it will have cleared up: the counts of unexplained changes and of lost events when it began. rss: of
-    the target then.
+    doubts: what it will have cleared up: the counts of unexplained changes and of lost events. rss: of the target when
+    it had these.
     """
 
     found: Survey
@@ -133,6 +147,7 @@ class Settler:
         self._again = NONE
         self._dirty = NONE
         self._restless = NONE, NONE
+        self._unproven = NONE, NONE  # starts and ends of what was new in lists that were being changed
         self._sharing = False
         self._moved = 0  # times that pages may have been moved by userfaultfd
         self._finished: set[tuple[int, int]] = set()
@@ -140,13 +155,16 @@ class Settler:
         self._lost = 0
         self._settling = 0
         self._list_settling = False
+        self._following = NONE, NONE, NONE
         self._rss_offset: int | None = None
+        self._rss_off = False
         self._confirmed = self._named = time.monotonic()
         self._regions_read = 0
         self._just_read: list[Int64s] = []
         share = machinery.options.check
         self._checker = Checker(share, self.memory, machinery.frames, pagemap) if share else None
         self._touched, self._listed, self._audited = NONE, False, False
+        self._seen = self._see(self.memory.glance())
 
     def close(self) -> None:
         """Stop tracing."""
@@ -168,6 +186,7 @@ class Settler:
         if self._token == self._calm and not self._fresh_names():
             return
         self._glance = self.memory.glance()
+        self._seen = self._see(self._glance)
         self._policy = self._glance.policy
         self._pending = self._unfinished(pending)
 
@@ -214,10 +233,19 @@ class Settler:
         )
 
     def _doubt(self) -> bool:
-        return self._doubts() != (self._unexplained, self._lost)
+        return self._rss_off or self._doubts() != (self._unexplained, self._lost)
 
     def _doubts(self) -> tuple[int, int]:
         return self._hooks.unexplained(self.number) + self._moved, self._hooks.lost()
+
+    def _see(self, glance: Glance) -> _Seen:
+        return _Seen(self._hooks.unexplained(self.number), self._hooks.lost(), glance.rss, self._hooks.graces)
+
+    def _before_walk(self) -> tuple[tuple[int, int], int]:
+        """The doubts that a walk of everything will have cleared up if it begins now, and RSS when they were these."""
+        if self._hooks.graces == self._seen.graces:  # else somebody has waited: one does for all targets
+            self._hooks.grace()
+        return (self._seen.unexplained + self._moved, self._seen.lost), self._seen.rss
 
     def _huge_doubt(self, glance: Glance) -> bool:
         """hugetlb pages come and go without RSS events; the mm's own count of them tells."""
@@ -229,9 +257,10 @@ class Settler:
     def _rss_doubt(self, glance: Glance) -> bool:
         """Where a thread's own RSS changes show late (6.1), the exact RSS is compared with what we count.
 
-        The offset (reserved pages such as the vDSO's, which are in RSS) is learnt by the seed and each audit.
+        The offset (reserved pages such as the vDSO's, which are in RSS) is learnt by the seed and each audit; until one
+        of them was able to, there is doubt.
         """
-        return glance.rss >= 0 and self._rss_offset is not None and glance.rss - self._counted() != self._rss_offset
+        return glance.rss >= 0 and glance.rss - self._counted() != self._rss_offset
 
     def _learn_rss_offset(self, before: int) -> None:
         """After everything was read: what RSS holds beyond what we count, unless it was changing meanwhile."""
@@ -264,15 +293,10 @@ class Settler:
         self._settling = len(self._dirty)
         if self._filled() != filled or self._table.vmas.any_marked_in(touched, FILLED):
             self._moved += 1
-            doubts = self._doubts()[0], doubts[1]
-        if (
-            self._audit is not None
-            or doubts != (self._unexplained, self._lost)
-            or self._rss_doubt(self.memory.glance())
-        ):
-            self._go_on_auditing(doubts)
-        elif self._rss_offset is None:
-            self._learn_rss_offset(glance.rss)
+            doubts = doubts[0] + 1, doubts[1]
+        self._rss_off = self._rss_doubt(self.memory.glance())
+        if self._audit is not None or self._rss_off or doubts != (self._unexplained, self._lost):
+            self._go_on_auditing()
 
     def _filled(self) -> int:
         """Pages where userfaultfd fills: when they become more, others may have become fewer."""
@@ -345,10 +369,24 @@ class Settler:
         pauses.pause("compared")
         return np.union1d(torn, self.memory.survey(starts, ends).regions) if len(starts) else torn
 
+    def _with_unproven(self, torn: Int64s, starts: Int64s, ends: Int64s) -> tuple[Int64s, Int64s, Int64s]:
+        """What is new, and once the list has come to rest also what was new while it had not.
+
+        mremap puts the new VMA in place first and moves the pages then, which is no event. Who looks meanwhile sees a
+        part of them, and later a list in which this VMA is not new any more.
+        """
+        new = np.concatenate((starts, torn << 21)), np.concatenate((ends, torn + 1 << 21))
+        if not len(self._unproven[0]) and not self._list_settling:
+            return torn, starts, ends
+        ranges = union_of_ranges(*(np.concatenate(pair) for pair in zip(self._unproven, new, strict=True)))
+        self._unproven = ranges if self._list_settling else (NONE, NONE)
+        return (torn, starts, ends) if self._list_settling else (torn, *ranges)
+
     def _take_vmas(self) -> tuple[Int64s, Int64s, Int64s]:
         """The answer of `SpanTable.remap` to the present VMA list: torn regions, starts and ends of new ranges.
 
-        A list that changes faster than it can be read is taken as it was read, and looked at again next time.
+        A list that changes faster than it can be read is taken as it was read, and looked at again next time; then what
+        it gave is given once more.
         """
         self._listed = True
         before = self.memory.glance()
@@ -364,13 +402,17 @@ class Settler:
                     f"the VMA list of process {self.pid} changes faster than it can be read",
                     "try again when the target is quieter",
                 )
-            return NONE, NONE, NONE
+            return self._following
         self._named = time.monotonic()
         self.layout = layout
         restless = layout.spans.marked(RESTLESS | FILLED)
         self._restless = layout.spans.start[restless], layout.spans.end[restless]
         self._sharing = bool(layout.spans.marked(SHARING).any())
-        return self._table.remap(layout.spans)
+        torn, starts, ends = self._table.remap(layout.spans)
+        # mremap lists the new VMA first and moves the pages then, without any event.
+        given = np.union1d(torn, self._following[0]), *_joined(starts, ends, *self._following[1:])
+        self._following = given if self._list_settling else (NONE, NONE, NONE)
+        return given
 
     # --- checks ---
 
@@ -453,8 +495,7 @@ class Settler:
 
     def seed(self) -> None:
         """Read everything once. With the hooks attached, what changes meanwhile is read again by the first refresh."""
-        doubts = self._doubts()
-        rss = self.memory.glance().rss
+        doubts, rss = self._before_walk()
         self._take_vmas()
         by_walk = self._seed_by_walk()
         reader, self.memory.reader = self.memory.reader, "walk" if by_walk else "pagemap"
@@ -493,18 +534,21 @@ class Settler:
             )
             self._read(regions)
 
-    def _go_on_auditing(self, doubts: tuple[int, int]) -> None:
+    def _go_on_auditing(self) -> None:
         """Read everything again because something changed that no event located: as much as the CPU budget allows,
         and the rest in the refreshes that follow. What is doubted meanwhile waits for the next audit.
         """
         began = time.thread_time()
         self._audited = True
+        fresh = self._audit is None
         while self._budget.left:
             if self._audit is None:
-                self._audit = _Audit(self._everything(), doubts, self.memory.glance().rss, time.monotonic())
+                doubts, rss = self._before_walk()
+                self._audit = _Audit(self._everything(), doubts, rss, time.monotonic())
             audit = self._audit
             part = slice(audit.at, audit.at + AUDIT_STEP)
-            unsettled = self._settle(audit.found.regions[part], audit.found.leaves[part])
+            # Huge pages that an earlier refresh found may have moved since.
+            unsettled = self._settle(audit.found.regions[part], audit.found.leaves[part] if fresh else None)
             self._dirty = np.union1d(self._dirty, unsettled)
             self._settling = len(self._dirty)
             audit.at += AUDIT_STEP
@@ -513,6 +557,7 @@ class Settler:
             began = now
             if audit.at >= len(audit.found.regions):
                 self._end_audit(audit)
+                self._rss_off &= not fresh  # what is off may be what an earlier refresh has read
                 return
 
     def _end_audit(self, audit: _Audit) -> None:
@@ -527,7 +572,7 @@ class Settler:
         assert self.layout is not None
         trust = Trust(
             settling=self._settling + self._list_settling,
-            unexplained=self._doubts()[0] - self._unexplained,
+            unexplained=self._doubts()[0] - self._unexplained + self._rss_off,
             lost=self._hooks.lost(),
             drift=self._drift,
             oldest_read_s=time.monotonic() - self._confirmed,
@@ -581,3 +626,14 @@ class Settler:
         lines = {line.start: line for line in read_numa_maps(self.pid)}
         assert self.layout is not None
         return details_of_lines([lines[v.start] for v in self.layout.vmas])
+
+
+def _joined(starts: Int64s, ends: Int64s, more_starts: Int64s, more_ends: Int64s) -> tuple[Int64s, Int64s]:
+    """Two sets of ranges as one, ascending and disjoint."""
+    starts, ends = np.concatenate((starts, more_starts)), np.concatenate((ends, more_ends))
+    if not len(starts):
+        return starts, ends
+    order = np.argsort(starts, kind="stable")
+    starts, reach = starts[order], np.maximum.accumulate(ends[order])
+    first = np.concatenate(([True], starts[1:] > reach[:-1]))
+    return starts[first], reach[np.append(first[1:], True)]

@@ -168,6 +168,7 @@ class Hooks:
         self.detail, self.reasons = prepared.detail, prepared.reasons
         self._preemptible, self._skipped = prepared.preemptible, 0
         self._grace_maps: tuple[int, ...] = ()
+        self.graces = 0
         self._programs = Programs(prepared.compilation)
         try:
             self._set_up(tables.paging, tables.node_bins)
@@ -356,9 +357,13 @@ class Hooks:
         return control["migrated"][:count].astype(np.int64), control["failed"][:count].astype(np.int64)
 
     def grace(self) -> None:
-        """Wait until every program that is running now has ended and every spinlock held now was released."""
+        """Wait until every program that is running now has ended and every spinlock held now was released.
+
+        `graces` counts how often that was waited for.
+        """
         outer, inner = self._grace_maps
         update_map(outer, ctypes.c_uint32(0), ctypes.c_uint32(inner))
+        self.graces += 1
 
     def swap(self) -> Epoch:
         """End the epoch and give what happened in it."""
