@@ -155,7 +155,6 @@ class Settler:
         self._lost = 0
         self._settling = 0
         self._list_settling = False
-        self._following = NONE, NONE, NONE
         self._rss_offset: int | None = None
         self._rss_off = False
         self._confirmed = self._named = time.monotonic()
@@ -385,8 +384,7 @@ class Settler:
     def _take_vmas(self) -> tuple[Int64s, Int64s, Int64s]:
         """The answer of `SpanTable.remap` to the present VMA list: torn regions, starts and ends of new ranges.
 
-        A list that changes faster than it can be read is taken as it was read, and looked at again next time; then what
-        it gave is given once more.
+        A list that changes faster than it can be read is taken as it was read, and looked at again next time.
         """
         self._listed = True
         before = self.memory.glance()
@@ -402,17 +400,13 @@ class Settler:
                     f"the VMA list of process {self.pid} changes faster than it can be read",
                     "try again when the target is quieter",
                 )
-            return self._following
+            return NONE, NONE, NONE
         self._named = time.monotonic()
         self.layout = layout
         restless = layout.spans.marked(RESTLESS | FILLED)
         self._restless = layout.spans.start[restless], layout.spans.end[restless]
         self._sharing = bool(layout.spans.marked(SHARING).any())
-        torn, starts, ends = self._table.remap(layout.spans)
-        # mremap lists the new VMA first and moves the pages then, without any event.
-        given = np.union1d(torn, self._following[0]), *_joined(starts, ends, *self._following[1:])
-        self._following = given if self._list_settling else (NONE, NONE, NONE)
-        return given
+        return self._with_unproven(*self._table.remap(layout.spans))
 
     # --- checks ---
 
@@ -626,14 +620,3 @@ class Settler:
         lines = {line.start: line for line in read_numa_maps(self.pid)}
         assert self.layout is not None
         return details_of_lines([lines[v.start] for v in self.layout.vmas])
-
-
-def _joined(starts: Int64s, ends: Int64s, more_starts: Int64s, more_ends: Int64s) -> tuple[Int64s, Int64s]:
-    """Two sets of ranges as one, ascending and disjoint."""
-    starts, ends = np.concatenate((starts, more_starts)), np.concatenate((ends, more_ends))
-    if not len(starts):
-        return starts, ends
-    order = np.argsort(starts, kind="stable")
-    starts, reach = starts[order], np.maximum.accumulate(ends[order])
-    first = np.concatenate(([True], starts[1:] > reach[:-1]))
-    return starts[first], reach[np.append(first[1:], True)]

@@ -23,6 +23,7 @@ __all__ = [
     "VmaList",
     "gather_ranges",
     "regions_of",
+    "union_of_ranges",
 ]
 
 REGION_SHIFT = 21
@@ -111,6 +112,17 @@ def gather_ranges(first: Int64s, last: Int64s) -> Int64s:
 def regions_of(starts: Int64s, ends: Int64s) -> Int64s:
     """Numbers of all regions that the ranges touch, ascending and unique. For ranges known to be small."""
     return np.unique(gather_ranges(starts >> REGION_SHIFT, (ends + REGION - 1) >> REGION_SHIFT))
+
+
+def union_of_ranges(starts: Int64s, ends: Int64s) -> tuple[Int64s, Int64s]:
+    """Starts and ends of the disjoint ranges that cover just what these do, ascending. No range may be empty."""
+    order = np.argsort(starts)
+    starts, ends = starts[order], ends[order]
+    if not len(starts):
+        return starts, ends
+    reach = np.maximum.accumulate(ends)
+    first = np.flatnonzero(np.concatenate(([True], starts[1:] > reach[:-1])))
+    return starts[first], reach[np.concatenate((first[1:] - 1, [len(starts) - 1]))]
 
 
 class SpanTable:
