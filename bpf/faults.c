@@ -277,18 +277,18 @@ static __always_inline void resolve(struct control *c, struct cpu *cpu, u32 numb
 		record = records.lookup(&index);
 	else
 		record = touch(cpu, number, epoch, target, cpu->pending_address >> REGION_SHIFT, &index);
-	if (!record)
-		return;
+	/* A fault is followed although the log is full: an audit may come before its end, and nothing may come after. */
 	if (satisfied(entry, cpu->pending_write)) {
 #if FOLLOWED
 		finish_pending(cpu, number, entry);
 #else
-		if (maps_page(entry))
+		if (record && maps_page(entry))
 			record->faults[bin_of(entry)]++;
 #endif
 		return;
 	}
-	record->unresolved++;
+	if (record)
+		record->unresolved++;
 	if (!is_alive(target)) /* nobody will ask for it */
 		return;
 	if (cpu->pending_task != next_task)
