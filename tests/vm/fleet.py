@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from tests.vm.compiler import Compiler
 from tests.vm.kernels import Kernel, ensure
 from tests.vm.machine import REPOSITORY, SHAPES, Machine, Outcome, Shape
 
@@ -151,7 +152,8 @@ class Fleet:
         start = time.monotonic()
         machine = self._start(kernel, shape, results, MACHINES[name][2])
         try:
-            return Report(machine.wait(), kernel.release, time.monotonic() - start, results)
+            with Compiler(results):
+                return Report(machine.wait(), kernel.release, time.monotonic() - start, results)
         finally:
             with self._lock:
                 self._running.discard(machine)

@@ -80,7 +80,8 @@ def _pytest(results: Path, arguments: list[str]) -> int:
         "NUMATRACE_TEST_VMAS": "10000",
         # Nobody else uses this machine's memory.
         "NUMATRACE_OFFLINE": "1",
-        # Compiled programs outlive the machine: clang is slow in here.
+        # Programs are compiled outside (compiler.py), and outlive the machine: clang is slow in here.
+        "PYTHONPATH": str(REPOSITORY / "tests/vm/guest_site"),
         "NUMATRACE_FACTS": str(results / "facts"),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONDONTWRITEBYTECODE": "1",
