@@ -21,7 +21,7 @@ from tracer.model.verdict import Finding, Limits, Verdict
 from tracer.session import Session
 
 SMALL = 200
-SEEDS = (1, 2)
+SEED = 1
 WEIGHTS = Path("/sys/kernel/mm/mempolicy/weighted_interleave")
 TURN = (3, 1, 2, 5)
 """Weights of the nodes, over and over."""
@@ -104,11 +104,10 @@ def check_shares(key: str, usable: Sequence[int], snapshot: Snapshot, area: Area
         assert abs(actual[node] * turn - area.pages * weight) < turn * turn, (key, actual)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
 def test_small_honest_areas_are_not_called_skewed(
-    seed: int, stage: Stage, session: Session, weights: dict[int, int], table: Table
+    stage: Stage, session: Session, weights: dict[int, int], table: Table
 ) -> None:
-    with stage.play("honest", 2, "--many", SMALL, "--seed", seed) as play:
+    with stage.play("honest", 2, "--many", SMALL, "--seed", SEED) as play:
         lead(play, session)
         snapshot = snapshot_of(session.refresh(), play.facts.pid)
         areas = [area for key, area in play.facts.areas.items() if key.startswith("small-")]
@@ -120,7 +119,7 @@ def test_small_honest_areas_are_not_called_skewed(
     tested = [finding for finding in told if finding.p_value is not None]
     least = min((finding.p_value or 0.0 for finding in tested), default=1.0)
     table.remarks.append(
-        f"{SMALL} small honest areas of seed {seed}: {dict(verdicts)}, false alarms {verdicts['skewed']}/{SMALL} at a "
+        f"{SMALL} small honest areas of seed {SEED}: {dict(verdicts)}, false alarms {verdicts['skewed']}/{SMALL} at a "
         f"significance of {Limits().significance}; {len(tested)} were tested, the least p-value is {least:.3g}"
     )
     skewed = [finding for finding in told if finding.verdict is Verdict.SKEWED]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -38,6 +39,10 @@ def _kernel(*names: str, but: str = "TestCache") -> str:
 _COUNTS = ("exact", "format", "numa_maps_form", "oracle", "readers", "walk", "hooks")
 _EVENTS = ("flows", "faults")
 
+# What policies promise depends on the number of nodes. The machines of a kernel are not next to each other, so that a
+# later one finds the programs that an earlier one has compiled.
+_POLICY = [(kernel, shape) for shape in ("4-nodes", "2-nodes", "8-nodes") for kernel in ("6.1", "6.12", "newest")]
+
 MACHINES: dict[str, tuple[str, str, str]] = {
     "6.1 4-nodes": (
         "6.1",
@@ -59,14 +64,15 @@ MACHINES: dict[str, tuple[str, str, str]] = {
         "hole",
         _kernel("exact", "format", *_EVENTS, but="TestCache or polling or more or every_size"),
     ),
+    **{f"{kernel} policy {shape}": (kernel, shape, "tests/policy") for kernel, shape in _POLICY},
     "6.12 many": ("6.12", "many", _kernel("format", "hooks", "walk")),
     "6.12 tiers": ("6.12", "tiers", "tests/tiers"),
     "newest tiers": ("newest", "tiers", "tests/tiers"),
 }
 """Name -> series of the kernel, shape, arguments for pytest in the guest.
 
-"hole" has an unused node id, and a node without CPU; "many" has 40 nodes; "tiers" has a node of slow memory, which 6.1
-does not tell from fast one (it does not ask the HMAT).
+"policy" is what examples/policy are told of (tests/policy). "hole" has an unused node id, and a node without CPU; "many"
+has 40 nodes; "tiers" has a node of slow memory, which 6.1 does not tell from fast one (it does not ask the HMAT).
 """
 
 AT_ONCE = 2
@@ -117,7 +123,8 @@ class Fleet:
     def __init__(self, names: Sequence[str]) -> None:
         kernels = ensure(dict.fromkeys(MACHINES[name][0] for name in names))
         # The guests see what is compiled here, and need not compile it at their speed.
-        subprocess.run(["make", "-s", "-C", str(REPOSITORY / "tests/workloads")], check=True)
+        for programs in ("tests/workloads", "examples/policy"):
+            subprocess.run(["make", "-s", "-C", str(REPOSITORY / programs)], check=True)
         self._lock = threading.Lock()
         self._running: set[Machine] = set()
         self._stopped = False
@@ -149,6 +156,7 @@ class Fleet:
         shape = SHAPES[MACHINES[name][1]]
         results = _directory(name)
         _clear(results)
+        _share_facts(results)
         start = time.monotonic()
         machine = self._start(kernel, shape, results, MACHINES[name][2])
         try:
@@ -179,3 +187,13 @@ def _clear(results: Path) -> None:
 
 def _directory(name: str) -> Path:
     return RESULTS / name.replace(" ", "-")
+
+
+def _share_facts(results: Path) -> None:
+    """Programs are compiled for a kernel, not for a machine: give a machine what others have compiled. The names say
+    for which kernel it is (tracer/kernel/cache.py)."""
+    own = results / "facts"
+    own.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in RESULTS.glob("*/facts/*"):
+        if not path.name.startswith(".") and not (own / path.name).exists():
+            shutil.copy2(path, own)
