@@ -247,15 +247,19 @@ class SpanTable:
         or file, at the same page offsets. Of a whole VMA, it leaves one without any anon_vma, as it was in the old list
         if pages have come since, and so without pages.
         """
+        v, own = self.vmas, self.vmas.index_of(starts)
+        known = (v.file[own] != 0) | (v.anon[own] != 0)
+        starts, ends, own = starts[known], ends[known], own[known]
         if not len(self.address) or not len(starts):
             return np.empty(0, np.int64)
-        v, bias = self.vmas, self.vmas.bias
-        here, there = _sharing(v, starts, ends)
-        shift = (bias[v.index_of(starts)][here] - bias[there]) << 12
-        bare = (v.file == 0) & (v.anon == 0) & (v.special == 0)
-        low = np.concatenate((np.maximum(starts[here] + shift, v.start[there]), v.start[bare]))
-        high = np.concatenate((np.minimum(ends[here] + shift, v.end[there]), v.end[bare]))
-        first, last = np.searchsorted(self.address, low & -REGION), np.searchsorted(self.address, high)
+        here, there = _sharing(v, starts, ends, own)
+        shift = (v.bias[own][here] - v.bias[there]) << 12
+        # A row begins where its region does, or its VMA.
+        low = np.maximum(starts[here] + shift & -REGION, v.start[there])
+        high = np.minimum(ends[here] + shift, v.end[there])
+        bare = _bare_before(v, starts, ends, own)
+        first = np.searchsorted(self.address, np.concatenate((low, v.start[bare])))
+        last = np.searchsorted(self.address, np.concatenate((high, v.end[bare])))
         return np.unique(self.address[gather_ranges(first, last)] >> REGION_SHIFT)
 
     def _drop(self, starts: Int64s, ends: Int64s, torn: Int64s) -> None:
@@ -297,26 +301,39 @@ def _matches(old: VmaList, new: VmaList) -> _Match:
     return _Match(head, tail, middle[was], others[now], np.delete(middle, was), np.delete(others, now))
 
 
-def _sharing(vmas: VmaList, starts: Int64s, ends: Int64s) -> tuple[Int64s, Int64s]:
-    """Pairs of a range (an index), each inside a VMA, and another VMA that may show the same pages of an anon_vma or a
-    file. All such pairs, and perhaps some that share nothing."""
-    own = vmas.index_of(starts)
+def _sharing(vmas: VmaList, starts: Int64s, ends: Int64s, own: Int64s) -> tuple[Int64s, Int64s]:
+    """Pairs of a range (an index), which is a part of VMA own[i], and another VMA that may show the same pages of an
+    anon_vma or a file. All such pairs, and perhaps some that share nothing. Each range must have one of the two."""
     shared = np.where(vmas.file != 0, vmas.file, vmas.anon)
-    identity = np.unique(shared, return_inverse=True)[1].reshape(-1)
-    first, last = (vmas.start >> 12) + vmas.bias, (vmas.end >> 12) + vmas.bias
+    members = np.flatnonzero(np.isin(shared, shared[own]))
+    v, identity = vmas.part(members), np.unique(shared[members], return_inverse=True)[1].reshape(-1)
+    base = identity[np.searchsorted(members, own)]
+    first, last = (v.start >> 12) + v.bias, (v.end >> 12) + v.bias
     begin, end = (starts >> 12) + vmas.bias[own], (ends >> 12) + vmas.bias[own]
     # Keys in the order of identity and page offset, small enough to be one number.
     offsets = np.unique(np.concatenate((first, last, begin, end)))
-    base = identity * (len(offsets) + 1)
-    order = np.argsort(base + np.searchsorted(offsets, first), kind="stable")
-    begins = (base + np.searchsorted(offsets, first))[order]
-    reach = np.maximum.accumulate((base + np.searchsorted(offsets, last))[order])
-    low = np.searchsorted(reach, base[own] + np.searchsorted(offsets, begin), "right")
-    high = np.searchsorted(begins, base[own] + np.searchsorted(offsets, end), "left")
+    identity, base = identity * (len(offsets) + 1), base * (len(offsets) + 1)
+    order = np.argsort(identity + np.searchsorted(offsets, first), kind="stable")
+    begins = (identity + np.searchsorted(offsets, first))[order]
+    reach = np.maximum.accumulate((identity + np.searchsorted(offsets, last))[order])
+    low = np.searchsorted(reach, base + np.searchsorted(offsets, begin), "right")
+    high = np.searchsorted(begins, base + np.searchsorted(offsets, end), "left")
     here = np.repeat(np.arange(len(starts)), np.maximum(high - low, 0))
-    there = order[gather_ranges(low, high)]
-    other = (there != own[here]) & (shared[there] != 0)
+    there = members[order[gather_ranges(low, high)]]
+    other = there != own[here]
     return here[other], there[other]
+
+
+def _bare_before(vmas: VmaList, starts: Int64s, ends: Int64s, own: Int64s) -> Int64s:
+    """VMAs without anon_vma, which might be what pages of these ranges were taken out of: at the addresses that their
+    page offsets stand for, or such as have been moved themselves."""
+    bare = (vmas.file == 0) & (vmas.anon == 0) & (vmas.special == 0)
+    back = vmas.bias[own] << 12
+    there = gather_ranges(
+        np.searchsorted(vmas.end, starts + back, "right"), np.searchsorted(vmas.start, ends + back, "left")
+    )
+    found: Int64s = np.union1d(there[bare[there]], np.flatnonzero(bare & (vmas.bias != 0)))
+    return found
 
 
 Rows = Int64s | slice
