@@ -47,6 +47,7 @@ PATIENCE_S = 0.02  # ... or this time is over
 FEW_CUTS = 32  # places of a list that are cheaper to change in place, though each moves what follows
 MOST_NAMES = 1 << 16  # kept, before those that nobody uses any more are dropped
 
+LAST_ADDRESS = 1 << 56  # of user space, with five levels of page tables
 MIX = 0x9E3779B97F4A7C15  # mix() in bpf/vmas.c
 
 # What a VMA without file and operations is (numa_maps' word); ASK: the kernels differ, so the text has to tell.
@@ -215,7 +216,7 @@ class VmaListReader:
         if not len(ranges[0]):
             return known
         found = self._tables.vmas(self._mm, *ranges)
-        if found is None:
+        if found is None or not _are_vmas(found):
             return None
         read = self._spliced(leaves, ranges, found, marks)
         if read is not None and not self._seq_proves:
@@ -463,6 +464,12 @@ def changed_ranges(known: Records | None, now: Records) -> tuple[Uint64s, Uint64
         same &= known[name][at] == now[name]
     edge = np.diff(np.concatenate(([True], same, [True])).astype(np.int8))
     return now["from"][edge[:-1] < 0], now["until"][edge[1:] > 0]
+
+
+def _are_vmas(found: Records) -> bool:
+    """Whether the records can be VMAs at all: one that is being made or used again may be anything."""
+    ordered = (found["start"] < found["end"]).all() and (found["end"][:-1] <= found["start"][1:]).all()
+    return bool(ordered and (found["end"] <= LAST_ADDRESS).all())
 
 
 def leaf_digests(found: Records, starts: Uint64s) -> Uint64s:
