@@ -254,7 +254,8 @@ class Settler:
         return bool((self._table.totals.sum(axis=1) * (v.huge >> 12)).sum() != glance.hugetlb_pages)
 
     def _rss_doubt(self, glance: Glance) -> bool:
-        """Where a thread's own RSS changes show late (6.1), the exact RSS is compared with what we count.
+        """Where the exact RSS is known, it is compared with what we count: a thread's own changes show late on 6.1, and
+        pages that mremap() moves make no event, so that what goes with the place they came to is not missed.
 
         The offset (reserved pages such as the vDSO's, which are in RSS) is learnt by the seed and each audit; until one
         of them was able to, there is doubt.
@@ -293,7 +294,9 @@ class Settler:
         if self._filled() != filled or self._table.vmas.any_marked_in(touched, FILLED):
             self._moved += 1
             doubts = doubts[0] + 1, doubts[1]
-        self._rss_off = self._rss_doubt(self.memory.glance())
+        after = self.memory.glance()
+        if after.rss == glance.rss:  # else the target goes on, and what it counts now is not what was read
+            self._rss_off = self._rss_doubt(after)
         if self._audit is not None or self._rss_off or doubts != (self._unexplained, self._lost):
             self._go_on_auditing()
 

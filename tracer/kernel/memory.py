@@ -94,8 +94,18 @@ class WalkedMemory:
         g = self.tables.look(self.mm)
         lists = lists_of(g) if "MM_LOCK_SEQ" in self.tables.constants else None
         policy = effective_policy(int(g["policy_mode"]), int(g["policy_flags"]), g["policy_nodes"])
-        rss = int(g["rss"]) if "TASK_RSS" in self.tables.constants and g["owner"] else -1
-        return Glance(lists, policy, int(g["hugetlb_pages"]) if "MM_HUGETLB" in self.tables.constants else -1, rss)
+        hugetlb = int(g["hugetlb_pages"]) if "MM_HUGETLB" in self.tables.constants else -1
+        return Glance(lists, policy, hugetlb, self._rss(g))
+
+    def _rss(self, glance: np.void) -> int:
+        if "TASK_RSS" in self.tables.constants:
+            return int(glance["rss"]) if glance["owner"] else -1
+        if not procfs.resident_pages_are_exact():
+            return -1
+        try:
+            return procfs.resident_pages(self.pagemap.pid) or -1  # 0: its first thread has ended before the others
+        except procfs.TargetGone:
+            return -1
 
     def token(self) -> bytes:
         """What a glance shows, raw: equal means that the VMA list, the policy and the totals are as they were."""

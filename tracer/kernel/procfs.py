@@ -6,6 +6,9 @@ modules of their own.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +35,13 @@ __all__ = [
     "read_maps",
     "read_proc",
     "resident_pages",
+    "resident_pages_are_exact",
     "start_time",
     "state",
 ]
 
 PROC = Path("/proc")
+_TRIED_PAGES = 8
 
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
 _STAT_STATE, _STAT_FLAGS, _STAT_MAJOR_FAULTS, _STAT_START = 0, 6, 9, 19  # fields after the name, proc(5)
@@ -204,8 +209,26 @@ def owner(pid: int, proc_root: Path = PROC) -> tuple[int, int]:
 
 
 def resident_pages(pid: int, proc_root: Path = PROC) -> int:
-    """Resident pages without hugetlb, as statm gives them: off by a batch of the kernel's per-CPU counters."""
+    """Resident pages without hugetlb, as statm gives them: off by a batch of the kernel's counters, unless
+    `resident_pages_are_exact`."""
     return int(read_proc(pid, "statm", proc_root).split()[1])
+
+
+@functools.cache
+def resident_pages_are_exact() -> bool:
+    """Whether statm counts each page at once, found out with pages of our own: up to 6.1 threads keep a part to
+    themselves, and then came per-CPU batches, which are added up for statm since 6.16 (get_mm_counter_sum())."""
+    with mmap.mmap(-1, _TRIED_PAGES * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        with contextlib.suppress(OSError):  # no transparent huge pages in this kernel
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+        before = resident_pages(os.getpid())
+        for at in range(_TRIED_PAGES):
+            memory[at * mmap.PAGESIZE] = 1
+            now = resident_pages(os.getpid())
+            if now <= before:
+                return False
+            before = now
+    return True
 
 
 def in_first_pid_namespace() -> bool:
