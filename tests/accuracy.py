@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from tests.accuracy_table import Column, read, write
+from tests.vm.compiler import Compiler
 from tests.vm.kernels import SERIES, ensure
 from tests.vm.machine import REPOSITORY, SHAPES, Machine
 
@@ -60,8 +61,9 @@ def run_machine(name: str, results: Path) -> int:
     shape = SHAPES[shape_name]
     command = [sys.executable, "tests/vm/guest.py", str(results)]
     command += [f"{key}={value}" for key, value in shape.expected.items()]
-    outcome = Machine(ensure([series])[series], shape, [*command, "--", *TESTS], results, SECONDS).wait()
-    return outcome.status
+    machine = Machine(ensure([series])[series], shape, [*command, "--", *TESTS], results, SECONDS)
+    with Compiler(results):
+        return machine.wait().status
 
 
 def documents(name: str) -> list[Path]:
