@@ -181,22 +181,22 @@ def _nodes(w: World) -> dict[int, int]:
 
 
 _OPERATIONS: dict[str, Callable[[_Size, World], Iterator[Step]]] = {
-    "touch": _touch,
-    "munmap": _unmap,
-    "MADV_DONTNEED": _discard,
+    "first touch": _touch,
+    "munmap of one": _unmap,
+    "MADV_DONTNEED of one": _discard,
     "copy-on-write": _fork,
-    "mremap": _remap,
-    "mprotect": _protect,
-    "mbind MPOL_MF_MOVE": _bind,
-    "migrate_pages": _migrate,
-    "move_pages": _move,
-    "swap": _swap,
+    "mremap of all": _remap,
+    "mprotect of one": _protect,
+    "mbind and move": _bind,
+    "migrate_pages there and back": _migrate,
+    "move_pages of one and all": _move,
+    "swap out and in": _swap,
 }
 
 SIZED: dict[str, Operation] = {
     f"{name}, {size.name}": partial(operation, size)
     for name, operation in _OPERATIONS.items()
     for size in _SIZES
-    if (name, size.name) != ("swap", "hugetlb")  # it cannot be
+    if (name, size.name) != ("swap out and in", "hugetlb")  # it cannot be
 }
 """Operation and page size -> the operation on pages of that size."""
