@@ -554,7 +554,8 @@ class Settler:
             began = now
             if audit.at >= len(audit.found.regions):
                 self._end_audit(audit)
-                self._rss_off &= not fresh  # what is off may be what an earlier refresh has read
+                # What an earlier refresh has read of it may be off by now.
+                self._rss_off = not fresh and self._rss_doubt(self.memory.glance())
                 return
 
     def _end_audit(self, audit: _Audit) -> None:

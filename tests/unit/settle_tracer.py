@@ -236,6 +236,7 @@ class _Memory:
                 continue
             sane = areas
             if self._proven(before, areas):
+                self._tracer.reach("listed")
                 return self._take(areas, True)
         return None if sane is None else self._take(sane, False)
 
