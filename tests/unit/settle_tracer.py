@@ -205,7 +205,7 @@ class _Memory:
         rss = world.rss
         self._tracer.reach("rss")
         cached = sum(thread.cached for thread in world.threads)
-        return world.sequence, len(world.areas), total, world.written, rss + cached if world.kernel.batched else -1
+        return world.sequence, len(world.areas), total, world.written, rss + cached if world.kernel.exact else -1
 
     def glance(self) -> Glance:
         sequence, count, _, _, rss = self._look()

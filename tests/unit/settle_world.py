@@ -59,10 +59,11 @@ def page(node: int, writable: bool = True) -> int:
 class Kernel:
     """What differs between kernels. sequence: mm_lock_seq is a `count` (odd during a change), a `plain` number (another
     one after it), or there is `none`. batched: a thread keeps RSS changes of its own to itself for a while, and the
-    event comes later (6.1). log: records that the log of a CPU holds."""
+    event comes later (6.1). exact: the tracer can read the exact RSS. log: records that the log of a CPU holds."""
 
     sequence: str = "count"
     batched: bool = False
+    exact: bool = False
     log: int = 1000
 
 
