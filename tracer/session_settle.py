@@ -201,6 +201,7 @@ class Settler:
             self._check_some()
             return self._still
         glance = self._glance or self.memory.glance()
+        self._policy = glance.policy  # it may have come after the others were looked at
         idle = drained is None and drift is None and self._idle(glance)
         if self.layout is None:
             self.seed()
