@@ -51,6 +51,11 @@ test-vm: setup-test ## The kernel tests in 4-node virtual machines with several 
 accuracy: setup-test ## Make the table of docs/accuracy.md: every kernel and number of nodes, in an hour or two
 	$(VENV)/python -m tests.accuracy
 
+.PHONY: soak
+# SEED=N does again what that seed did.
+soak: setup-test ## Ten minutes of random operations, compared with numa_maps (root; the machine to itself)
+	$(VENV)/python -m tests.soak $(if $(SEED),--seed $(SEED))
+
 .PHONY: bench
 bench: setup-bench ## Measure overhead and speed against other tools, in one run
 	$(VENV)/python -m benchmarks

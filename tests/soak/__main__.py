@@ -76,7 +76,7 @@ def main() -> int:
             _go(run, arguments)
             wrong = 0
         except Wrong as what:
-            _say(f"{what}\nagain: make soak SEED={seed}")
+            _say(f"{what}")
             wrong = 1
         _say(f"\nLinux {os.uname().release}, nodes {machine.nodes_with_memory()}, seed {seed}")
         _say("\n".join([*run.figures.lines(), "", "operation, tried, failed", *run.tallies]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from unittest.mock import patch
 
 from tests.kernel.compare import difference
@@ -20,6 +20,7 @@ __all__ = ["Figures", "Wrong", "judge"]
 LOOKS = 200
 """Refreshes, at most, until doubts are cleared up: an audit may have to wait for its share of the CPU."""
 PAUSE_S = 0.05
+MOST_LINES = 10
 """Between them: what an audit may take has to be saved up."""
 
 
@@ -35,7 +36,8 @@ class Figures:
     doubted: comparisons in which a doubt was shown at the first refresh; late: those of them that differed then. stale:
     those in which nothing but a policy of shared memory was not shown yet. by_command: comparisons of what
     `numatrace maps` printed. running: refreshes while operations were under way, which nothing is compared with.
-    lost: events, of all sessions.
+    lost: events, of all sessions. by_events: comparisons before which nothing was read but where events said so, since
+    the comparison before.
     """
 
     rounds: int = 0
@@ -54,6 +56,8 @@ class Figures:
     lost: int = 0
     by_command: int = 0
     lost_by_session: int = 0
+    by_events: int = 0
+    audited: set[int] = field(default_factory=set)
 
     def note_lost(self, sample: Sample) -> int:
         """How many events the present session has lost."""
@@ -70,6 +74,7 @@ class Figures:
             "sessions": self.sessions,
             "comparisons of a process with its numa_maps": self.comparisons,
             "those by the command `numatrace maps`": self.by_command,
+            "those without any audit since the one before": self.by_events,
             "VMAs compared": self.vmas,
             "pages compared": self.pages,
             "pages off": self.off,
@@ -164,7 +169,8 @@ def judge(session: Session, soak: Soak, figures: Figures) -> None:
 def _story(looks: list[_Look], soak: Soak, sample: Sample, turn: int) -> str:
     lines = [f"at refresh {turn + 1} after all were at rest; readers {sorted({s.reader for s in sample.snapshots})}"]
     for look in looks:
-        lines += [f"process {look.pid}: {look.pages} pages off; in doubt: {look.doubt or 'nothing'}", *look.lines]
+        lines.append(f"process {look.pid}: {look.pages} pages off; in doubt: {look.doubt or 'nothing'}")
+        lines += look.lines[:MOST_LINES]
         lines += _operations(look, soak)
     return "\n".join(lines)
 
@@ -172,7 +178,7 @@ def _story(looks: list[_Look], soak: Soak, sample: Sample, turn: int) -> str:
 def _operations(look: _Look, soak: Soak) -> Iterator[str]:
     """Those of the last ones that concern a VMA which differs, by others as well, and of its own process those that
     concern no addresses."""
-    spans = [tuple(int(x, 16) for x in line.split(" ", 1)[0].split("-")) for line in look.lines if "-" in line]
+    spans = [tuple(int(x, 16) for x in line.split(" ", 1)[0].split("-")) for line in look.lines[:MOST_LINES] if "-" in line]
     for did in soak.last():
         mine = did.pid == look.pid
         near = any(did.start < end and start < did.start + did.length for start, end in spans)

@@ -92,7 +92,8 @@ class Run:
         try:
             self._do(it)
         except Wrong as wrong:
-            raise Wrong(f"seed {self.seed}, round {self.figures.rounds}: {it}\n{wrong}") from None
+            told = f"seed {self.seed}, round {self.figures.rounds}: {it}\n{wrong}"
+            raise Wrong(f"{told}\nagain: make soak SEED={self.seed}") from None
         finally:
             self.figures.operations = self._soak.operations()
         self.figures.rounds += 1
@@ -116,6 +117,8 @@ class Run:
                 session.wait(0.02)
             self._soak.receive()
             judge(session, self._soak, self.figures)
+        self.figures.by_events += len(set(self._soak.pids) - self.figures.audited)
+        self.figures.audited.clear()
 
     def _begin(self, options: Options) -> None:
         if self._session is not None:
@@ -151,6 +154,7 @@ def _counted_audits(figures: Figures) -> Iterator[None]:
 
     def counted(settler: session_settle.Settler, audit: session_settle._Audit) -> None:
         figures.audits += 1
+        figures.audited.add(settler.pid)
         end(settler, audit)
 
     session_settle.Settler._end_audit = counted  # type: ignore[method-assign,assignment]
