@@ -36,6 +36,7 @@ from tracer.model.sample import Sample
 from tracer.model.selection import Selection
 from tracer.model.snapshot import Snapshot
 from tracer.session import Options, Session
+from tracer.session_settle import Settler
 
 HOOKED = Options(hooks="tracepoint", reader="walk")
 NO_HUGE_PAGE, HUGE_PAGE, DONT_NEED, COLLAPSE = 15, 14, 4, 25  # madvise(2)
@@ -334,6 +335,36 @@ def test_pages_are_taken_out_of_a_vma_that_had_none_when_it_was_listed(traced: T
     world.remap(0, HUGE, 8 * HUGE, HUGE, MOVE | FIXED | DONT_UNMAP)
     assert not difference(read_truth(world.pid), traced.session.refresh().only)
     world.clear()
+
+
+def goes_with_its_new_place(world: World) -> None:
+    """The pages are taken out of a part of a VMA that stays as it was, and are given back where they came to."""
+    world.remap(HUGE, HUGE, 80 * HUGE, HUGE, MOVE | FIXED | DONT_UNMAP)
+    world.unmap(80 * HUGE, HUGE)
+
+
+def goes_there_and_back(world: World) -> None:
+    """The VMA is as before, but for a page that came to it elsewhere."""
+    world.remap(0, 4 * HUGE + 10 * PAGE, 80 * HUGE, 4 * HUGE + 10 * PAGE, MOVE | FIXED)
+    world.write(82 * HUGE + PAGE, PAGE)
+    world.remap(80 * HUGE, 4 * HUGE + 10 * PAGE, 0, 4 * HUGE + 10 * PAGE, MOVE | FIXED)
+
+
+@pytest.mark.parametrize("act", [goes_with_its_new_place, goes_there_and_back])
+def test_moves_that_leave_no_trace_but_in_the_rss(act: Act, traced: Traced) -> None:
+    """Where the kernel does not tell the exact RSS (6.2 to 6.15), these are the exception of docs/accuracy.md."""
+    world = World(traced.target, traced.nodes, traced.directory)
+    written(world)
+    calm(traced.session, world.pid)
+    act(world)
+    assert traced.session._roster is not None
+    (process,) = traced.session._roster
+    assert isinstance(process.work, Settler)
+    told = process.work.memory.glance().rss >= 0
+    assert told or "TASK_RSS" not in process.work._tables.constants
+    assert not (difference(read_truth(world.pid), traced.session.refresh().only) and told)
+    world.clear()
+    traced.session.refresh()
 
 
 def test_a_page_comes_where_another_hugetlb_page_goes(traced: Traced) -> None:
