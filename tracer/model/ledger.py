@@ -466,8 +466,7 @@ class PageLedger:
             return
         fitting = self._fits_old_weights(area, flags, origin, node, wrong, addresses)
         columns: tuple[npt.NDArray[Any], ...] = (area, origin, node, expected, flags & FILE, fitting)
-        table = np.column_stack((row, *(column[row, page] for column in columns))).astype(np.int64)
-        groups, counts = np.unique(table, axis=0, return_counts=True)
+        groups, counts = _groups((row, *(column[row, page] for column in columns)))
         for group, pages in zip(groups.tolist(), counts.tolist(), strict=True):
             at, index, number, where, should, cached, fits = group
             of = self._areas[index]
@@ -506,6 +505,17 @@ class PageLedger:
                 at = wrong & (origin == number) & (area == index)
                 fits[at] = self._rule(of, addresses[at], flags[at], dict(it.weights)) == node[at]
         return fits
+
+
+def _groups(columns: Sequence[npt.NDArray[Any]]) -> tuple[Int64s, Int64s]:
+    """Different rows of the columns, and how often each is there. One number a row is sorted, which takes less than half
+    as long as sorting rows (numpy.unique of an axis)."""
+    key = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        different, place = np.unique(column, return_inverse=True)
+        key = key * len(different) + place
+    _, first, counts = np.unique(key, return_index=True, return_counts=True)
+    return np.column_stack([column[first].astype(np.int64) for column in columns]), counts
 
 
 def _take_one(reasons: Counter[int]) -> int:
