@@ -508,8 +508,8 @@ class PageLedger:
 
 
 def _groups(columns: Sequence[npt.NDArray[Any]]) -> tuple[Int64s, Int64s]:
-    """Different rows of the columns, and how often each is there. One number a row is sorted, which takes less than half
-    as long as sorting rows (numpy.unique of an axis)."""
+    """Different rows of the columns, and how often each is there. One number a row is sorted, which takes less than
+    half as long as sorting rows (numpy.unique of an axis)."""
     key = np.zeros(len(columns[0]), np.int64)
     for column in columns:
         different, place = np.unique(column, return_inverse=True)
