@@ -8,6 +8,7 @@ it is not: a test; those are in tests/policy. Exit status 0, or 1 when a report 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import subprocess
@@ -23,7 +24,7 @@ from tests.kernel import machine
 from tests.policy.stage import CANNOT, EXAMPLES, build_examples
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-STORY = (
+_STORY = (
     "after_first_touch",
     "wrong_thread",
     "page_cache",
@@ -36,8 +37,9 @@ STORY = (
     "fork_server",
     "honest",
 )
+_AREAS = {"huge_pages": 2, "honest": 6}
 # Between two phases, and at the end: a look in an emulated machine takes about a second.
-TIMES = ("--pause", "3", "--seconds", "5")
+_TIMES = ("--pause", "3", "--seconds", "5")
 
 
 def main() -> int:
@@ -49,8 +51,10 @@ def main() -> int:
     with machine.owned(), machine.quiet(), tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "files"
         directory.mkdir()
+        # The home directory of a guest is read-only: without this each report would begin with a minute of clang.
+        os.environ.setdefault("NUMATRACE_FACTS", str(Path(scratch) / "facts"))
         with machine.cached_files(directory) as files:
-            for name in sys.argv[1:] or STORY:
+            for name in sys.argv[1:] or _STORY:
                 with _prepared(name):
                     if not _tell(name, files):
                         wrong.append(name)
@@ -70,10 +74,11 @@ def _tell(name: str, files: Path) -> bool:
     """The head of the program, and what numatrace says of it; whether all its causes are told."""
     head = (EXAMPLES / f"{name}.c").read_text().partition("\n\n")[0]
     print(f"\n{'=' * 100}\n" + re.sub(r"^// ?", "# ", head, flags=re.MULTILINE), flush=True)
-    words = [str(EXAMPLES.relative_to(REPOSITORY) / "bin" / name), *TIMES]
+    words = [str(EXAMPLES.relative_to(REPOSITORY) / "bin" / name), *_TIMES]
     words += ["--directory", str(files)] if name == "page_cache" else []
     options = ["--follow-forks"] if name == "fork_server" else []
-    command = ["policy", "--vmas", "6", *options, "--", *words]
+    # Below what the program is about come the libraries, whose pages other processes have read in.
+    command = ["policy", "--vmas", str(_AREAS.get(name, 1)), *options, "--", *words]
     print(f"\n$ numatrace {shlex.join(command)}", flush=True)
     with subprocess.Popen(
         [str(Path(sys.executable).parent / "numatrace"), *command],
