@@ -14,6 +14,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -51,17 +52,18 @@ def commands(soak: Soak, directory: Path, number: int) -> dict[str, list[str]]:
 
 
 class Started:
-    """numatrace in a session of its own, with a terminal if it needs one. Its output is of no interest."""
+    """numatrace in a session of its own, with a terminal if it needs one. said: what it has written to stderr."""
 
     def __init__(self, command: list[str], terminal: bool) -> None:
         self._screen, other = pty.openpty()
         os.set_blocking(self._screen, False)
         stream = other if terminal else subprocess.DEVNULL
+        self._errors = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             [*NUMATRACE, *command],
             stdin=stream,
             stdout=stream,
-            stderr=stream,
+            stderr=other if terminal else self._errors,
             start_new_session=True,
             env={**os.environ, "TERM": "xterm-256color"},
         )
@@ -77,7 +79,13 @@ class Started:
         """End it, if it has not ended."""
         self.process.kill()
         self.process.wait()
+        self._errors.close()
         os.close(self._screen)
+
+    @property
+    def said(self) -> str:
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace")
 
 
 def session_members(leader: int) -> list[int]:
@@ -111,15 +119,15 @@ def kill_after(moment: float, verb: str, command: list[str], soak: Soak, before:
 
     def kill() -> None:
         found.append(all_objects() - before)
-        os.kill(it.process.pid, signal.SIGKILL)
+        it.process.kill()
 
     timer = threading.Timer(moment, kill)
     timer.start()
     try:
         while it.runs():
             soak.go(10, Kinds(7))
+        assert it.process.returncode == -signal.SIGKILL, it.said
         timer.join()
-        assert it.process.returncode == -signal.SIGKILL
         assert not until_none(lambda: session_members(it.process.pid))
         assert not until_none(lambda: left_behind(before))
     finally:
