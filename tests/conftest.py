@@ -5,6 +5,11 @@ from __future__ import annotations
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long a machine that does other things as well takes to think examples up says nothing about them.
+settings.register_profile("numatrace", suppress_health_check=[HealthCheck.too_slow], deadline=None)
+settings.load_profile("numatrace")
 
 
 @pytest.fixture(scope="session", autouse=True)

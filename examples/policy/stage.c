@@ -323,6 +323,13 @@ void nodes_of(const char *start, unsigned long bytes, int *node)
             page[i] = start + ((done + i) << PAGE_SHIFT);
         if (syscall(SYS_move_pages, 0, now, page, NULL, node + done, 0) < 0)
             fail("move_pages");
+        // Older kernels (6.1) do not tell where a page is that NUMA balancing has made inaccessible, until it is used.
+        for (unsigned long i = 0; i < now; i++)
+            if (node[done + i] == -ENOENT) {
+                (void)*(const volatile char *)page[i];
+                if (syscall(SYS_move_pages, 0, 1, &page[i], NULL, &node[done + i], 0) < 0)
+                    fail("move_pages");
+            }
     }
 }
 
