@@ -58,7 +58,7 @@ class Started:
         self._screen, other = pty.openpty()
         os.set_blocking(self._screen, False)
         stream = other if terminal else subprocess.DEVNULL
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115: closed by `close`
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
             [*NUMATRACE, *command],
             stdin=stream,
