@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracer.model import spans as spans_module
-from tracer.model.spans import FILLED, RESTLESS, SHARING, Spans, SpanTable, VmaList, gather_ranges, regions_of
+from tracer.model.spans import (
+    FILLED,
+    RESTLESS,
+    SHARING,
+    Spans,
+    SpanTable,
+    VmaList,
+    gather_ranges,
+    regions_of,
+    union_of_ranges,
+)
 
 PAGE = 4096
 REGION = 1 << 21
@@ -256,3 +266,16 @@ def test_what_is_marked() -> None:
     assert not vmas.any_marked_in(np.empty(0, np.int64), FILLED)
     assert not VmaList.empty().any_marked_in(np.array([4], np.int64), FILLED)
     assert vmas.any_marked_in(np.array([0, 3, 5, 9], np.int64), FILLED)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 10))))
+def test_ranges_are_joined_to_disjoint_ones(ranges: list[tuple[int, int]]) -> None:
+    starts = np.array([start for start, _ in ranges], np.int64)
+    ends = np.array([start + length for start, length in ranges], np.int64)
+    first, last = union_of_ranges(starts, ends)
+    assert set(gather_ranges(first, last).tolist()) == {
+        at for start, length in ranges for at in range(start, start + length)
+    }
+    assert (last > first).all()
+    assert (first[1:] > last[:-1]).all(), "ascending, and apart"
