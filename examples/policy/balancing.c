@@ -48,22 +48,6 @@ static void use(void *argument)
             write_pages(span->start, span->bytes);
 }
 
-// Whether pages are marked to be looked at: until they are used again, move_pages(2) says of them on some kernels (6.1)
-// that they are not there.
-static int any_marked(const struct span *span)
-{
-    unsigned long pages = span->bytes / PAGE;
-    int marked = 0, *node = malloc(pages * sizeof *node);
-
-    if (!node)
-        fail("malloc");
-    nodes_of(span->start, span->bytes, node);
-    for (unsigned long i = 0; i < pages; i++)
-        marked |= node[i] < 0;
-    free(node);
-    return marked;
-}
-
 int main(int argc, char **argv)
 {
     struct worker worker;
@@ -83,9 +67,6 @@ int main(int argc, char **argv)
     write_pages(span.start, span.bytes);
     phase("use", "by the worker, on node %d, until half of the pages of other nodes have come there", stage.home);
     worker_do(&worker, use, &span);
-    // A thread marks pages only while it runs, and the main thread, which has a policy, marks none of these.
-    while (any_marked(&span))
-        worker_do(&worker, write_span, &span);
 
     elsewhere = elsewhere_now(span.start, span.bytes);
     if (!elsewhere)
