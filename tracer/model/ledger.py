@@ -107,6 +107,22 @@ class Sums:
                 del self.misplaced[key]
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Some regions, page by page: arrays of shape (len(regions), 512). node, flags, origin: as kept. area: index, -1
+    for none. expected: by the policy in force; wrong: misplaced; both are filled in by who judges."""
+
+    regions: Int64s
+    addresses: Int64s
+    node: Int16s
+    flags: npt.NDArray[np.uint8]
+    origin: npt.NDArray[np.uint16]
+    area: npt.NDArray[np.int32]
+    present: Bools
+    expected: Int16s
+    wrong: Bools
+
+
 class PageLedger:
     """nodes: number of node ids. weights: of weighted interleave now, by node id; to be set before each look."""
 
@@ -388,23 +404,35 @@ class PageLedger:
         self._pieces[region] = {}
 
     def _judge(self, regions: Int64s) -> None:
-        rows = np.array([self._rows[region] for region in regions.tolist()], np.intp)
-        node, flags, area = self._node[rows], self._flags[rows], self._area_of(regions)
-        present = (node != ABSENT) & (area >= 0)
-        expected = np.full(node.shape, ANYWHERE, np.int16)
-        wrong = np.zeros(node.shape, bool)
-        addresses = (regions[:, None] << REGION_SHIFT) + (np.arange(PAGES) << 12)
-        for index in np.unique(area[present]).tolist():
+        part = self._part(regions)
+        for index in np.unique(part.area[part.present]).tolist():
             of = self._areas[index]
-            at = present & (area == index)
+            at = part.present & (part.area == index)
             # What reads a file decides on the nodes of its pages, by turn: only a VMA's policy is held against them.
-            ruled = at & ((flags & FILE) == 0) if of.file and not of.own else at
-            expected[ruled] = self._rule(of, addresses[ruled], flags[ruled], self.weights)
-            by_rule = expected != ANYWHERE
+            ruled = at & ((part.flags & FILE) == 0) if of.file and not of.own else at
+            part.expected[ruled] = self._rule(of, part.addresses[ruled], part.flags[ruled], self.weights)
             allowed = np.array([allows(of.policy, node) for node in range(self._nodes)], bool)
-            wrong |= at & np.where(by_rule, expected != node, ~allowed[np.maximum(node, 0)])
-        self._sum_up(regions, node, flags, area, present, expected)
-        self._blame(regions, node, flags, area, expected, wrong, self._origin[rows], addresses)
+            elsewhere = np.where(
+                part.expected != ANYWHERE, part.expected != part.node, ~allowed[np.maximum(part.node, 0)]
+            )
+            part.wrong[at] = elsewhere[at]
+        self._sum_up(part)
+        self._blame(part)
+
+    def _part(self, regions: Int64s) -> _Part:
+        rows = np.array([self._rows[region] for region in regions.tolist()], np.intp)
+        node, area = self._node[rows], self._area_of(regions)
+        return _Part(
+            regions,
+            (regions[:, None] << REGION_SHIFT) + (np.arange(PAGES) << 12),
+            node,
+            self._flags[rows],
+            self._origin[rows],
+            area,
+            (node != ABSENT) & (area >= 0),
+            np.full(node.shape, ANYWHERE, np.int16),
+            np.zeros(node.shape, bool),
+        )
 
     @staticmethod
     def _rule(area: Area, addresses: Int64s, flags: npt.NDArray[np.uint8], weights: Mapping[int, int]) -> Int16s:
@@ -416,29 +444,21 @@ class PageLedger:
         orders = np.where(huge, HUGE_ORDER, 0) if order == 0 else np.full(len(addresses), order)
         return rule_nodes(area.policy, interleave_index(area.backing, addresses >> 12, orders), weights)
 
-    def _sum_up(
-        self,
-        regions: Int64s,
-        node: Int16s,
-        flags: npt.NDArray[np.uint8],
-        area: npt.NDArray[np.int32],
-        present: Bools,
-        expected: Int16s,
-    ) -> None:
+    def _sum_up(self, part: _Part) -> None:
         """Present pages, those of files, rule and sizes, by region and area."""
-        for row, region in enumerate(regions.tolist()):
-            for index in np.unique(area[row][present[row]]).tolist():
+        for row, region in enumerate(part.regions.tolist()):
+            for index in np.unique(part.area[row][part.present[row]]).tolist():
                 of = self._areas[index]
-                at = present[row] & (area[row] == index)
+                at = part.present[row] & (part.area[row] == index)
                 piece = self._piece(region, of.start)
-                piece.present += np.bincount(node[row, at], minlength=self._nodes)
-                of_file = at & ((flags[row] & FILE) != 0)
+                piece.present += np.bincount(part.node[row, at], minlength=self._nodes)
+                of_file = at & ((part.flags[row] & FILE) != 0)
                 if of.file:
-                    piece.file += np.bincount(node[row, of_file], minlength=self._nodes)
-                given = expected[row, at]
+                    piece.file += np.bincount(part.node[row, of_file], minlength=self._nodes)
+                given = part.expected[row, at]
                 piece.rule += np.bincount(given[given >= 0], minlength=self._nodes)
                 pages = int(at.sum())
-                huge = pages if of.page_pages == 1 and bool(flags[row, 0] & HUGE) else 0
+                huge = pages if of.page_pages == 1 and bool(part.flags[row, 0] & HUGE) else 0
                 piece.huge += huge
                 piece.squares += huge * PAGES + pages - huge
                 self._total(of.start).add(piece, 1)
@@ -449,31 +469,22 @@ class PageLedger:
     def _total(self, start: int) -> Sums:
         return self.sums.setdefault(start, Sums.zero(self._nodes))
 
-    def _blame(
-        self,
-        regions: Int64s,
-        node: Int16s,
-        flags: npt.NDArray[np.uint8],
-        area: npt.NDArray[np.int32],
-        expected: Int16s,
-        wrong: Bools,
-        origin: npt.NDArray[np.uint16],
-        addresses: Int64s,
-    ) -> None:
+    def _blame(self, part: _Part) -> None:
         """Give each misplaced page its cause."""
-        row, page = np.nonzero(wrong)
-        if not len(row):
+        at, page = np.nonzero(part.wrong)
+        if not len(at):
             return
-        fitting = self._fits_old_weights(area, flags, origin, node, wrong, addresses)
-        columns: tuple[npt.NDArray[Any], ...] = (area, origin, node, expected, flags & FILE, fitting)
-        groups, counts = _groups((row, *(column[row, page] for column in columns)))
+        fits = self._fits_old_weights(part)
+        cached = part.flags & FILE
+        columns: list[npt.NDArray[Any]] = [part.area, part.origin, part.node, part.expected, cached, fits]
+        groups, counts = _groups((at, *(column[at, page] for column in columns)))
         for group, pages in zip(groups.tolist(), counts.tolist(), strict=True):
-            at, index, number, where, should, cached, fits = group
+            row, index, number, where, should, of_file, fitting = group
             of = self._areas[index]
-            key = self._key(of, self._origins[number], where, should, bool(cached), bool(fits))
+            key = self._key(of, self._origins[number], where, should, bool(of_file), bool(fitting))
             blamed = Sums.zero(self._nodes)
             blamed.misplaced[key] += pages
-            self._piece(int(regions[at]), of.start).add(blamed, 1)
+            self._piece(int(part.regions[row]), of.start).add(blamed, 1)
             self._total(of.start).add(blamed, 1)
 
     def _key(self, area: Area, origin: Origin, node: int, expected: int, cached: bool, fits: bool) -> Key:
@@ -483,27 +494,20 @@ class PageLedger:
         cause = cause_of(origin, area, expected, fits, self._standing)
         return Key(node, expected, cause, origin.reason if cause is Cause.MOVED else -1)
 
-    def _fits_old_weights(
-        self,
-        area: npt.NDArray[np.int32],
-        flags: npt.NDArray[np.uint8],
-        origin: npt.NDArray[np.uint16],
-        node: Int16s,
-        wrong: Bools,
-        addresses: Int64s,
-    ) -> Bools:
+    def _fits_old_weights(self, part: _Part) -> Bools:
         """Whether a misplaced page lies where the weights of the time of its allocation put it."""
-        fits = np.zeros(wrong.shape, bool)
-        for number in np.unique(origin[wrong]).tolist():
+        fits = np.zeros(part.wrong.shape, bool)
+        for number in np.unique(part.origin[part.wrong]).tolist():
             it = self._origins[number]
             if not it.weights or dict(it.weights) == self.weights:
                 continue
-            for index in np.unique(area[wrong & (origin == number)]).tolist():
+            mine = part.wrong & (part.origin == number)
+            for index in np.unique(part.area[mine]).tolist():
                 of = self._areas[index]
-                if not same_policy(it.policy, of.policy):
-                    continue
-                at = wrong & (origin == number) & (area == index)
-                fits[at] = self._rule(of, addresses[at], flags[at], dict(it.weights)) == node[at]
+                if same_policy(it.policy, of.policy):
+                    at = mine & (part.area == index)
+                    rule = self._rule(of, part.addresses[at], part.flags[at], dict(it.weights))
+                    fits[at] = rule == part.node[at]
         return fits
 
 
