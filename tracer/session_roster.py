@@ -24,6 +24,7 @@ __all__ = ["Roster"]
 
 Progress = Callable[[str, int, int], None]
 
+PROGRAMS_IN_A_ROW = 5  # that a process may execute just when it is to be traced
 NAMES_AGE_S = 1.0  # how long a process may go by a name before it is taken in, if it has executed nothing
 
 
@@ -115,9 +116,8 @@ class Roster:
             return
         self._hooks.follow(process.pid, self._selection.follow_forks or breeds)
         try:
-            pagemap = Pagemap(process.pid)
+            pagemap, mm = self._present_memory(process)
             try:
-                mm = self._mm_behind(pagemap)
                 self._work(process, pagemap, mm, self._hooks.add(mm, process.pid))
             except BaseException:
                 pagemap.close()
@@ -125,6 +125,21 @@ class Roster:
         except BaseException:
             self._hooks.unfollow(process.pid)
             raise
+
+    def _present_memory(self, process: Process) -> tuple[Pagemap, int]:
+        """The open pagemap of a process and its mm: of the next one, where it executes a program just now."""
+        for tries_left in reversed(range(PROGRAMS_IN_A_ROW)):
+            pagemap = Pagemap(process.pid)
+            try:
+                return pagemap, self._mm_behind(pagemap)
+            except TargetGone:
+                pagemap.close()
+                if not tries_left or self.exited(process):
+                    raise
+            except BaseException:
+                pagemap.close()
+                raise
+        raise AssertionError
 
     def poll(self, process: Process) -> Poller:
         """What reads a process without hooks."""

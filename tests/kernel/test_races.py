@@ -32,6 +32,7 @@ from tests.soak.workload import Kinds, Soak
 from tracer.kernel import hooks as hooks_module
 from tracer.kernel import pauses
 from tracer.kernel.procfs import TargetGone
+from tracer.kernel.walk import PageTables
 from tracer.model.sample import Sample
 from tracer.model.selection import Selection
 from tracer.model.snapshot import Snapshot
@@ -410,6 +411,24 @@ def test_a_program_whose_birth_was_lost_is_shown_again(
         world.ask("exec")
         session.refresh()
         assert calm(session, target.pid).only.trust.lost > 0
+
+
+def test_a_target_executes_a_program_while_it_is_being_found(
+    quiet_machine: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its memory is open already, and has come to its end before the kernel is asked whose it is."""
+    find = PageTables.find_mm
+    with Target() as target:
+        left = iter(range(2))
+
+        def find_late(tables: PageTables, pagemap: int, address: int) -> int:
+            if next(left, None) is not None:
+                target.ask("exec")
+            return find(tables, pagemap, address)
+
+        monkeypatch.setattr(PageTables, "find_mm", find_late)
+        with Session(target.pid, HOOKED) as session:
+            calm(session, target.pid)
 
 
 # --- faults that take long, and a tracer that does ---------------------------------------------------------------

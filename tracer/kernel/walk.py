@@ -21,6 +21,7 @@ import numpy.typing as npt
 from tracer.errors import NumatraceError
 from tracer.kernel.btf import Btf
 from tracer.kernel.layout import layout
+from tracer.kernel.procfs import TargetGone
 from tracer.kernel.programs import Compilation, Programs
 from tracer.kernel.topology import Topology
 from tracer.model.spans import gather_ranges
@@ -221,17 +222,20 @@ class PageTables:
     def find_mm(self, pagemap: int, address: int) -> int:
         """The mm (kernel address) behind an open /proc/PID/pagemap. `address` is one that the target maps.
 
-        Raises WalkUnfit when the event that shows it is missing or silent.
+        Raises WalkUnfit when the event that shows it is missing or silent, and TargetGone when that mm has come to its
+        end, as by an exec.
         """
         programs = self._programs
         finding = programs.array("finding")[0]
         finding["mm"], finding["thread"] = 0, threading.get_native_id()
         programs.attach("mmap_lock_acquire_returned", "find_mm")
         try:
-            os.pread(pagemap, 8, address // PAGE * 8)
+            lives = bool(os.pread(pagemap, 8, address // PAGE * 8))
         finally:
             finding["thread"] = 0
             programs.detach("mmap_lock_acquire_returned")
+        if not lives:
+            raise TargetGone("the process has left its memory meanwhile")
         if not finding["mm"]:
             raise WalkUnfit("the target's mm does not show in mmap_lock events")
         return int(finding["mm"])
