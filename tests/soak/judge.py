@@ -178,7 +178,8 @@ def _story(looks: list[_Look], soak: Soak, sample: Sample, turn: int) -> str:
 def _operations(look: _Look, soak: Soak) -> Iterator[str]:
     """Those of the last ones that concern a VMA which differs, by others as well, and of its own process those that
     concern no addresses."""
-    spans = [tuple(int(x, 16) for x in line.split(" ", 1)[0].split("-")) for line in look.lines[:MOST_LINES] if "-" in line]
+    told = [line.partition(" ")[0].partition("-") for line in look.lines[:MOST_LINES] if "-" in line]
+    spans = [(int(start, 16), int(end, 16)) for start, _, end in told]
     for did in soak.last():
         mine = did.pid == look.pid
         near = any(did.start < end and start < did.start + did.length for start, end in spans)
