@@ -7,7 +7,7 @@ SHELL := /bin/bash
 VENV := .venv/bin
 # A test that hangs is stopped with its stack shown; a virtual machine boots and loads programs slowly.
 TIMEOUT := 300
-VM_TIMEOUT := 1900
+VM_TIMEOUT := 2500
 
 .PHONY: help
 help: ## Show this list
