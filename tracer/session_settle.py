@@ -433,12 +433,14 @@ class Settler:
 
     def _still_holds(self, glance: Glance) -> bool:
         """Whether what no event need belong to is as it was counted."""
-        if glance.lists is None:
-            layout = self.memory.layout()
-            same = layout is not None and layout.consistent and layout.spans is self._table.vmas
-        else:
-            same = glance.lists == self._lists
-        return same and not self._huge_doubt(glance) and not self._rss_doubt(glance)
+        if self._huge_doubt(glance):
+            return False
+        if glance.lists is not None:
+            return glance.lists == self._lists
+        # Such a kernel may also tell of RSS changes late.
+        layout = self.memory.layout()
+        same = layout is not None and layout.consistent and layout.spans is self._table.vmas
+        return same and not self._rss_doubt(glance)
 
     def _judge(self, drained: Drained) -> Drift | None:
         """What the last check has found wrong, now that the events since then are known."""

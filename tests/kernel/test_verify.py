@@ -158,6 +158,7 @@ def test_a_cgroup_of_its_own_is_frozen_where_it_is(switch: str, storm: World) ->
 
 def test_who_was_stopped_stays_so(storm: World) -> None:
     os.kill(storm.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, storm.pid, os.WSTOPPED | os.WNOWAIT)
     with Watcher() as watcher, Freezer(STOP, watcher).frozen([storm.pid]):
         assert stands_still(storm.pid)
     assert stands_still(storm.pid)
@@ -342,7 +343,6 @@ def test_drift_is_shown(world: World, nodes: list[int], capfd: Capture, monkeypa
     assert [f"N{node}={pages}" in lines[-1] for node, pages in nodes_of.items()] == [True]
 
 
-@pytest.mark.usefixtures("rss_is_not_known")
 def test_a_storm_has_no_drift(storm: World) -> None:
     with Session(storm.pid, CHECKED) as session:
         for _ in range(50):
