@@ -44,6 +44,12 @@ def world(quiet_machine: None, nodes: list[int], files: Path) -> Iterator[World]
         it.clear()
 
 
+@pytest.fixture
+def rss_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that does not tell RSS exactly. Where it does, RSS finds wrong sums at once, and an audit mends them."""
+    monkeypatch.setattr(Settler, "_rss_doubt", lambda self, glance: False)
+
+
 def verify(world: World, *words: str) -> int:
     return main(["verify", "-p", str(world.pid), *words])
 
@@ -63,6 +69,7 @@ def test_a_process_at_rest_is_equal(world: World, capfd: Capture) -> None:
     assert line["pages"] >= HUGE // PAGE
 
 
+@pytest.mark.usefixtures("rss_is_not_known")
 def test_a_hook_that_is_missing_is_noticed(world: World, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages are given back between the two comparisons, and nothing tells of it."""
     monkeypatch.setattr(module, "REQUIRED", tuple(hook for hook in module.REQUIRED if hook[0] != "rss_stat"))
@@ -268,12 +275,6 @@ def spoil(settler: Settler, address: int, node: int, pages: int) -> None:
     table.totals[table.vmas.index_of(np.array([address]))[0], node] += pages
 
 
-@pytest.fixture
-def rss_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that does not tell RSS exactly. Where it does, RSS finds wrong sums at once, and an audit mends them."""
-    monkeypatch.setattr(Settler, "_rss_doubt", lambda self, glance: False)
-
-
 @pytest.mark.usefixtures("rss_is_not_known")
 def test_counters_that_are_wrong_are_counted_and_repaired(world: World, nodes: list[int]) -> None:
     small_pages(world, 4 * HUGE)
@@ -350,7 +351,8 @@ def test_a_storm_has_no_drift(storm: World) -> None:
             assert trust.drift == 0
         checked = settler(session)._checker
         assert checked is not None
-        assert checked.regions_checked > 50
+        if settler(session)._lists is not None:  # else RSS has to be at rest as well, as its events may be late
+            assert checked.regions_checked > 50
 
 
 def test_changes_of_every_kind_have_no_drift(world: World, nodes: list[int]) -> None:
