@@ -47,6 +47,7 @@ AUDIT_SLICE_S = 0.5  # CPU seconds that audits may take of one refresh
 AUDIT_STEP = 2048  # regions between two looks at the clock: 4 GiB, some 3 ms
 SETTLE_TRIES = 4  # reads of a region that keeps changing, within one refresh
 PROGRESS_STEP = 16384  # regions read between two calls of the progress function
+FIRST_LIST_S = 5.0  # how long to go on until there is a first VMA list of a target that never stands still
 NAMES_AGE_S = 5.0  # how long a file may be renamed or unlinked before its new name shows
 PRESENT, WRITABLE = 1, 2
 
@@ -391,11 +392,10 @@ class Settler:
         A list that changes faster than it can be read is taken as it was read, and looked at again next time.
         """
         self._listed = True
-        before = self.memory.glance()
-        pauses.pause("listing")
-        layout = self.memory.layout()
-        pauses.pause("listed")
-        after = self.memory.glance()
+        before, layout, after = self._read_list()
+        limit = time.monotonic() + FIRST_LIST_S
+        while layout is None and self.layout is None and time.monotonic() < limit:
+            before, layout, after = self._read_list()
         self._list_settling = layout is None or not layout.consistent or before.lists != after.lists
         self._lists = None if self._list_settling else after.lists
         if layout is None:
@@ -411,6 +411,14 @@ class Settler:
         self._restless = layout.spans.start[restless], layout.spans.end[restless]
         self._sharing = bool(layout.spans.marked(SHARING).any())
         return self._with_unproven(*self._table.remap(layout.spans))
+
+    def _read_list(self) -> tuple[Glance, Layout | None, Glance]:
+        """The present VMA list, with a look before and one after it."""
+        before = self.memory.glance()
+        pauses.pause("listing")
+        layout = self.memory.layout()
+        pauses.pause("listed")
+        return before, layout, self.memory.glance()
 
     # --- checks ---
 

@@ -136,6 +136,13 @@ def until(done: Callable[[], object], what: str, seconds: float = 120.0) -> None
         os.sched_yield()
 
 
+def khugepaged_has_been_round() -> None:
+    """Wait until khugepaged has gone over all memory once from now on, so that it has finished what it was at."""
+    scans = _THP / "khugepaged/full_scans"
+    enough = int(scans.read_text()) + 2  # one had begun before
+    until(lambda: int(scans.read_text()) >= enough, "khugepaged goes over all memory")
+
+
 @contextlib.contextmanager
 def khugepaged() -> Iterator[None]:
     """khugepaged at work, without rest."""
@@ -255,16 +262,19 @@ def numa_balancing() -> Iterator[None]:
     """The kernel moves pages to the threads that use them, and does not wait long before it begins to.
 
     Not our own pages, nor those of processes that we start in here: a task with an explicit policy is left alone
-    (vma_policy_mof() in mm/mempolicy.c).
+    (vma_policy_mof() in mm/mempolicy.c). With one node nothing moves however soon the kernel begins, and its pace,
+    which stands in debugfs, is left alone.
     """
-    everywhere = sum(1 << node for node in nodes_with_memory())
+    nodes = nodes_with_memory()
+    everywhere = sum(1 << node for node in nodes)
     debug = Path("/sys/kernel/debug/sched/numa_balancing")
     with contextlib.ExitStack() as stack:
         _set_policy(_MPOL_BIND, everywhere)
         stack.callback(_set_policy, 0, 0)
-        stack.enter_context(setting(debug / "scan_delay_ms", "100"))
-        stack.enter_context(setting(debug / "scan_period_min_ms", "100"))
-        stack.enter_context(setting(debug / "scan_period_max_ms", "1000"))
+        if len(nodes) > 1:
+            stack.enter_context(setting(debug / "scan_delay_ms", "100"))
+            stack.enter_context(setting(debug / "scan_period_min_ms", "100"))
+            stack.enter_context(setting(debug / "scan_period_max_ms", "1000"))
         stack.enter_context(setting(Path("/proc/sys/kernel/numa_balancing"), "1"))
         yield
 

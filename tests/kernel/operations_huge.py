@@ -44,6 +44,7 @@ def _khugepaged_of_shmem(w: World) -> Iterator[Step]:
     w.advise(0, 2 * HUGE, mmap.MADV_HUGEPAGE, lacking=_NO_THP)
     with machine.khugepaged():
         machine.until(lambda: w.slot_pages(w.truth()) < 1536, "khugepaged collapses shared memory")
+        machine.khugepaged_has_been_round()
     yield Step("collapsed, unmapped where it was mapped", audited="khugepaged did it")
     w.write(0, 2 * HUGE)
     w.read(8 * HUGE, HUGE)

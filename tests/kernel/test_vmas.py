@@ -7,6 +7,7 @@ offsets, devices and inodes with maps.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import subprocess
 import time
@@ -22,9 +23,12 @@ from tests.kernel.exactness import check
 from tests.kernel.target import CommandFailed, Target, build_workloads, read_truth, wait_asleep
 from tests.kernel.ways import WAYS, traced_as_asked
 from tests.kernel.world import Step
+from tracer import session_settle
+from tracer.errors import NumatraceError
 from tracer.kernel import walk
 from tracer.kernel.layout import layout
 from tracer.kernel.procfs import file_path, kind_of, read_maps
+from tracer.kernel.vma_list import VmaListReader
 from tracer.model.snapshot import Snapshot
 from tracer.model.vma import Kind, Vma
 from tracer.session import Options, Session
@@ -280,6 +284,26 @@ def test_a_list_that_never_stands_still_is_followed(seq: str) -> None:
             row = check("churn", Step("at rest", audited="it never stood still"), target.pid, session)
             assert not row.failure, row.failure
             assert_equal_to_maps(refreshed(session))
+
+
+def no_sense(monkeypatch: pytest.MonkeyPatch, times: float) -> None:
+    """The tree makes no sense for the first so many readings, as when every one falls into a change."""
+    real, left = VmaListReader.read, itertools.count()
+    monkeypatch.setattr(VmaListReader, "read", lambda self: None if next(left) < times else real(self))
+
+
+def test_the_first_list_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_sense(monkeypatch, 50)
+    with churn() as target, Session(target.pid, Options(hooks="tracepoint", reader="walk")) as session:
+        assert not difference(read_truth(target.pid), refreshed(session))
+
+
+def test_a_first_list_that_never_makes_sense_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_sense(monkeypatch, math.inf)
+    monkeypatch.setattr(session_settle, "FIRST_LIST_S", 0.2)
+    faster = pytest.raises(NumatraceError, match="changes faster than it can be read")
+    with churn() as target, faster, Session(target.pid, Options(hooks="tracepoint", reader="walk")) as session:
+        session.refresh()
 
 
 def test_a_long_list_that_never_stands_still_is_followed_to_the_latest_change() -> None:

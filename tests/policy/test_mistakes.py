@@ -7,8 +7,7 @@ no tolerance anywhere.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,16 +117,10 @@ def lacks(name: str, nodes: Sequence[int]) -> bool:
     return (name == "weights_changed" and not WEIGHTS.exists()) or (name == "node_full" and len(nodes) == 1)
 
 
-@contextlib.contextmanager
-def balancing(nodes: Sequence[int]) -> Iterator[None]:
-    with machine.numa_balancing() if len(nodes) > 1 else contextlib.nullcontext():
-        yield
-
-
 def test_balancing_undoes_a_policy_that_was_a_threads(
     stage: Stage, session: Session, nodes: list[int], table: Table
 ) -> None:
-    with balancing(nodes), stage.play("balancing") as play:
+    with machine.numa_balancing(), stage.play("balancing") as play:
         lead(play, session)
         if play.ready:
             check_told("balancing", play.facts, check_construction("balancing", play.facts, nodes), session, table)
