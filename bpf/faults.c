@@ -251,6 +251,7 @@ static __always_inline void overtake(struct control *c, struct cpu *cpu, u32 num
 		.majors = cpu->pending_majors,
 		.kernel = cpu->pending_ip != 0,
 		.task = cpu->pending_task,
+		.ended = cpu->pending_ended,
 		.policy = cpu->pending_policy,
 	};
 	u32 tid = read_u32(cpu->pending_task + TASK_PID);
@@ -326,7 +327,14 @@ static __always_inline struct target *target_of_task(const struct control *c, st
 /* Page faults of a task that have come to a good end: mm_account_fault() in mm/memory.c. */
 static __always_inline u64 faults_ended(u64 task)
 {
+#if TASK_MAJORS == TASK_MINORS + 8
+	u64 both[2] = {};
+
+	bpf_probe_read_kernel(both, sizeof(both), (void *)(task + TASK_MINORS));
+	return both[0] + both[1];
+#else
 	return read_u64(task + TASK_MINORS) + read_u64(task + TASK_MAJORS);
+#endif
 }
 
 /* Keep what is known of a fault before it is handled. */
@@ -352,7 +360,7 @@ static __always_inline void suspend(const struct control *c, struct cpu *cpu, u3
 	cpu->pending_task = task;
 	cpu->pending_frame = frame;
 	cpu->pending_ip = user ? 0 : read_u64(frame + REGS_IP);
-	cpu->pending_ended = user ? 0 : faults_ended(task);
+	cpu->pending_ended = faults_ended(task);
 	cpu->pending_write = code & FAULT_WRITE;
 	cpu->pending_target = target->number;
 	cpu->pending_record = record ? index : 0;

@@ -101,7 +101,7 @@ struct cpu {
 	u64 pending_task;
 	u64 pending_frame; /* address of its struct pt_regs */
 	u64 pending_ip;    /* a fault in the kernel: instruction pointer in that frame, 0 for one in user mode */
-	u64 pending_ended; /* a fault in the kernel: how many the task had come to the end of, before */
+	u64 pending_ended; /* how many the task had come to the end of, before */
 	u32 pending_write;
 	u32 pending_open; /* 1: not seen to be mapped */
 	u32 pending_target;
@@ -165,6 +165,7 @@ struct overtaken {
 	u32 majors;
 	u32 kernel; /* a fault in the kernel */
 	u64 task;
+	u64 ended;
 	u32 policy; /* as in RECORD_PLACED's value */
 	u32 pad;
 };

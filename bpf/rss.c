@@ -40,18 +40,17 @@ struct call {
 };
 
 /*
- * A fault of this task is between its tracepoint and its end: the exception frame is still below the stack pointer. Of a
- * fault in the kernel the frame may outlive it, for what the task calls next need not write there: the task's count of
- * faults tells that it is over, or, where it failed, the instruction pointer (ex_handler_default() in
- * arch/x86/mm/extable.c).
+ * A fault of this task is between its tracepoint and its end: the task's count of faults is as it was, so that it is not an
+ * older one that happens to be this CPU's last; and the exception frame is still there. Of a fault in the kernel that is
+ * below the stack pointer, and may outlive its fault, for what the task calls next need not write there; where that failed,
+ * the instruction pointer is another one (ex_handler_default() in arch/x86/mm/extable.c).
  */
 static __always_inline bool in_flight(const struct cpu *cpu, u64 task, u64 stack_pointer)
 {
-	if (cpu->pending_task != task)
+	if (cpu->pending_task != task || faults_ended(task) != cpu->pending_ended)
 		return false;
 	if (cpu->pending_ip)
-		return stack_pointer < cpu->pending_frame && faults_ended(task) == cpu->pending_ended &&
-		       read_u64(cpu->pending_frame + REGS_IP) == cpu->pending_ip;
+		return stack_pointer < cpu->pending_frame && read_u64(cpu->pending_frame + REGS_IP) == cpu->pending_ip;
 	return (s64)read_u64(cpu->pending_frame + REGS_ORIG_AX) == -1;
 }
 
@@ -68,13 +67,17 @@ static __always_inline void mark_pending(struct cpu *cpu, u32 number, u32 epoch)
 	}
 }
 
-/* A fault that slept and went on elsewhere: it is in `blocked`, or still the last one of the CPU where it began. */
+/*
+ * A fault that slept and went on elsewhere: it is in `blocked`, or still the last one of the CPU where it began. Or in neither,
+ * when its page came by another thread meanwhile; then an older fault of the thread may be there in its place.
+ */
 static __always_inline bool mark_elsewhere(struct cpu *cpu, u32 number, u32 epoch, u64 task, u32 target)
 {
 	u32 tid = (u32)bpf_get_current_pid_tgid(), index;
 	struct overtaken *it = blocked.lookup(&tid);
+	u64 ended = faults_ended(task);
 
-	if (it && it->target == target) { /* or else of a thread that had this id before */
+	if (it && it->target == target && it->task == task && it->ended == ended) {
 		touch(cpu, number, epoch, it->target, it->address >> REGION_SHIFT, &index);
 		return true;
 	}
@@ -82,7 +85,8 @@ static __always_inline bool mark_elsewhere(struct cpu *cpu, u32 number, u32 epoc
 		u32 other = i;
 		struct cpu *begun = cpus.lookup(&other);
 
-		if (begun && begun->pending_task == task && begun->pending_target == target) {
+		if (begun && begun->pending_task == task && begun->pending_target == target &&
+		    begun->pending_ended == ended) {
 			touch(cpu, number, epoch, begun->pending_target, begun->pending_address >> REGION_SHIFT, &index);
 			return true;
 		}

@@ -265,10 +265,13 @@ class Settler:
         return glance.rss >= 0 and glance.rss - self._counted() != self._rss_offset
 
     def _learn_rss_offset(self, before: int) -> None:
-        """After everything was read: what RSS holds beyond what we count, unless it was changing meanwhile."""
-        rss = self.memory.glance().rss
-        if rss >= 0 and rss == before and not len(self._dirty) and not len(self._hooks.touched_now(self.number)):
-            self._rss_offset = rss - self._counted()
+        """After everything was read: what RSS holds beyond what we count, unless it was changing meanwhile. RSS and page
+        tables are changed together, under a lock; a grace period lets go on who holds one."""
+        if before < 0 or len(self._dirty) or self.memory.glance().rss != before:
+            return
+        self._hooks.grace()
+        if self.memory.glance().rss == before and not len(self._hooks.touched_now(self.number)):
+            self._rss_offset = before - self._counted()
 
     def _counted(self) -> int:
         return int(self._table.totals[self._table.vmas.huge == 0].sum())

@@ -15,6 +15,7 @@ __all__ = ["KERNELS", "Case", "random_case", "run", "smallest"]
 KERNELS = {
     "6.1": Kernel("none", batched=True, exact=True),
     "6.6": Kernel("plain"),
+    "6.6, exact RSS": Kernel("plain", exact=True),
     "6.18": Kernel("count"),
     "6.18, exact RSS": Kernel("count", exact=True),
     "6.18, short logs": Kernel("count", log=2),

@@ -91,7 +91,7 @@ class Op(NamedTuple):
 class Actor:
     """A thread. tid: 0 for one of another process. label: of its last step. critical: how many spinlocks it holds and
     programs it runs, so that a grace period waits for it. call: the ranges of addresses that the registers of its
-    system call show; None outside of one and in one that shows none."""
+    system call show; None outside of one and in one that shows none. ended: its faults that came to a good end."""
 
     name: str
     tid: int
@@ -105,6 +105,7 @@ class Actor:
     killed: bool = False
     gone: bool = False
     cached: int = 0
+    ended: int = 0
 
 
 class Overtaken(NamedTuple):
@@ -114,6 +115,7 @@ class Overtaken(NamedTuple):
     write: bool
     sequence: int
     cpu: int
+    ended: int
 
 
 @dataclass(slots=True, eq=False)
@@ -126,6 +128,7 @@ class Cpu:
     place: int = 0
     write: bool = False
     sequence: int = 0
+    ended: int = 0
     epoch: int = -1
     range: tuple[int, int, int] | None = None
     unexplained: int = 0
@@ -378,7 +381,7 @@ class World:
         if self._satisfied(cpu.place, cpu.write) or cpu.thread is following:
             return
         assert cpu.thread is not None
-        self.blocked[cpu.thread.tid] = Overtaken(cpu.place, cpu.write, cpu.sequence, cpu.number)
+        self.blocked[cpu.thread.tid] = Overtaken(cpu.place, cpu.write, cpu.sequence, cpu.number, cpu.ended)
 
     def _fault_hook(self, actor: Actor, place: int, write: bool) -> Steps:
         def commit(cpu: Cpu, epoch: int) -> None:
@@ -386,7 +389,7 @@ class World:
                 self._resolve(cpu, epoch, actor)
             cpu.epoch = epoch if self._touch(cpu, epoch, region_of(place)) else -1
             cpu.sequence += 1
-            cpu.open, cpu.thread, cpu.place, cpu.write = True, actor, place, write
+            cpu.open, cpu.thread, cpu.place, cpu.write, cpu.ended = True, actor, place, write, actor.ended
 
         yield from self._hook(actor, commit, can_miss=False)
 
@@ -401,7 +404,7 @@ class World:
         yield from self._hook(actor, commit)
 
     def _explained(self, actor: Actor, cpu: Cpu, epoch: int) -> bool:
-        if actor.in_fault and cpu.thread is actor:
+        if actor.in_fault and cpu.thread is actor and cpu.ended == actor.ended:
             if cpu.epoch != epoch and self._touch(cpu, epoch, region_of(cpu.place)):
                 cpu.epoch = epoch
             return True
@@ -417,11 +420,11 @@ class World:
 
     def _mark_elsewhere(self, actor: Actor, cpu: Cpu, epoch: int) -> bool:
         it = self.blocked.get(actor.tid)
-        if it is not None:
+        if it is not None and it.ended == actor.ended:
             self._touch(cpu, epoch, region_of(it.place))
             return True
         for other in self.cpus:
-            if other.thread is actor:
+            if other.thread is actor and other.ended == actor.ended:
                 self._touch(cpu, epoch, region_of(other.place))
                 return True
         return False
@@ -451,6 +454,7 @@ class World:
             actor.gone = True
         elif self.area_at(op.at):
             yield from self._handle(actor, op, op.how.rstrip("!"))
+            actor.ended += 1
         self._readers.discard(actor)
         actor.in_fault = False
 
