@@ -44,5 +44,8 @@ static __always_inline u32 read_u32(u64 address)
  */
 #define KFUNC 0x40000000
 
+/* Stands for the descriptor of the map `anchor` in bpf_pseudo_fd(1, ...), which BCC knows for its own calls only. */
+#define MAP_ANCHOR 0x40000001
+
 /* Keeps clang from reasoning about a value, which leads it to loops that the verifier cannot bound. */
 #define opaque(value) asm volatile("" : "+r"(value))

@@ -353,7 +353,7 @@ def goes_there_and_back(world: World) -> None:
 
 @pytest.mark.parametrize("act", [goes_with_its_new_place, goes_there_and_back])
 def test_moves_that_leave_no_trace_but_in_the_rss(act: Act, traced: Traced) -> None:
-    """Where the kernel does not tell the exact RSS (6.2 to 6.15), these are the exception of docs/accuracy.md."""
+    """The kernel tells the exact RSS, in one way or another (docs/kernels.md)."""
     world = World(traced.target, traced.nodes, traced.directory)
     written(world)
     calm(traced.session, world.pid)
@@ -361,9 +361,8 @@ def test_moves_that_leave_no_trace_but_in_the_rss(act: Act, traced: Traced) -> N
     assert traced.session._roster is not None
     (process,) = traced.session._roster
     assert isinstance(process.work, Settler)
-    told = process.work.memory.glance().rss >= 0
-    assert told or "TASK_RSS" not in process.work._tables.constants
-    assert not (difference(read_truth(world.pid), traced.session.refresh().only) and told)
+    assert process.work.memory.glance().rss >= 0
+    assert not difference(read_truth(world.pid), traced.session.refresh().only)
     world.clear()
     traced.session.refresh()
 

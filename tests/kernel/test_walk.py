@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.kernel.target import Target
+from tests.kernel.target import Target, read_truth
+from tests.kernel.world import World
 from tracer.errors import NumatraceError
 from tracer.kernel import cache, selftest
 from tracer.kernel.btf import Btf
 from tracer.kernel.machinery import Machinery, Options
 from tracer.kernel.pagemap import Pagemap, PagemapReader
-from tracer.kernel.procfs import read_maps
+from tracer.kernel.procfs import read_maps, resident_pages, resident_pages_are_exact
 from tracer.kernel.programs import Compilation
 from tracer.kernel.selftest import check_walk
 from tracer.kernel.topology import read_topology
@@ -68,6 +69,36 @@ def test_a_list_of_thousands_of_vmas(tables: PageTables) -> None:
     inside = [(a, b) for a, b in walked(tables, tables.own_mm()) if address <= a < address + count * PAGE]
     assert inside == [(a, b) for a, b in bounds(os.getpid()) if address <= a < address + count * PAGE]
     assert len(inside) >= count - 1
+
+
+def test_resident_pages_are_added_up_over_all_cpus(
+    tables: PageTables, quiet_machine: None, nodes: list[int], files: Path
+) -> None:
+    """Each page counts at once, on whichever CPU it comes and goes. Up to 6.1 the threads keep their part."""
+    length = 7 * PAGE  # far below a batch
+    with Target() as target, Pagemap(target.pid) as pagemap:
+        mm = tables.find_mm(pagemap.fileno(), bounds(target.pid)[0][0])
+        if "TASK_RSS" in tables.constants:
+            assert tables.resident_pages(mm) == -1
+            return
+        world = World(target, nodes, files)
+        world.map(0, length)
+        world.advise(0, length, mmap.MADV_NOHUGEPAGE)
+        reserved = tables.resident_pages(mm) - mapped(target.pid)  # as the vDSO, which numa_maps leaves out
+        for cpu in sorted(os.sched_getaffinity(0)):
+            world.pinned(0, length, cpu)
+            world.join()
+            assert tables.resident_pages(mm) == mapped(target.pid) + reserved
+            if resident_pages_are_exact():
+                assert tables.resident_pages(mm) == resident_pages(target.pid)
+            world.advise(0, 3 * PAGE, mmap.MADV_DONTNEED)
+            assert tables.resident_pages(mm) == mapped(target.pid) + reserved
+            world.advise(0, length, mmap.MADV_DONTNEED)
+
+
+def mapped(pid: int) -> int:
+    """Pages in numa_maps."""
+    return sum(read_truth(pid).pages(0, 1 << 47).values())
 
 
 def test_the_self_test_passes_and_says_how_much_it_compared(tables: PageTables, frames: PagemapReader) -> None:

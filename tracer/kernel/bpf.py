@@ -22,7 +22,7 @@ __all__ = ["compile_image", "main"]
 
 LOAD_64, PSEUDO_MAP = 0x18, 1  # BPF_LD | BPF_IMM | BPF_DW with src_reg BPF_PSEUDO_MAP_FD, uapi/linux/bpf.h
 CALL, PSEUDO_KFUNC = 0x85, 2  # BPF_JMP | BPF_CALL with src_reg BPF_PSEUDO_KFUNC_CALL
-KFUNC = 0x40000000  # bpf/common.h
+KFUNC, MAP_ANCHOR = 0x40000000, 0x40000001  # bpf/common.h
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def compile_image(text: str, flags: list[str]) -> dict[str, Any]:
         return {"error": failure, "log": kept[0]}
     _declare(lib)
     maps = [_table(bpf.module, lib, i, bpf) for i in range(lib.bpf_num_tables(bpf.module))]
-    names = {table.pop("fd"): table["name"] for table in maps}
+    names = {table.pop("fd"): table["name"] for table in maps} | {MAP_ANCHOR: "anchor"}
     programs = {}
     for i in range(lib.bpf_num_functions(bpf.module)):
         name = lib.bpf_function_name(bpf.module, i)

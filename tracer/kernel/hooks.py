@@ -10,7 +10,6 @@ import ctypes
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,7 @@ from tracer.kernel.btf import Btf
 from tracer.kernel.epoch import CALLS, Birth, Epoch, decode
 from tracer.kernel.layout import layout, preemption
 from tracer.kernel.programs import ARRAY, ARRAY_OF_MAPS, BpfRefused, Compilation, Programs, create_map, update_map
-from tracer.kernel.topology import Topology
+from tracer.kernel.topology import Topology, possible_cpus
 from tracer.kernel.walk import PageTables, Paging, Prepared
 
 __all__ = ["Detail", "Hooks", "Pending", "PreparedHooks", "reason_names"]
@@ -131,8 +130,7 @@ class PreparedHooks:
 
     def __init__(self, btf: Btf, topology: Topology, tables: Prepared, detail: Detail) -> None:
         constants = layout(btf, topology)
-        possible = Path("/sys/devices/system/cpu/possible").read_text().strip()
-        self.cpus = int(possible.replace("-", ",").split(",")[-1]) + 1
+        self.cpus = possible_cpus()
         self.detail = detail
         self.reasons = reason_names(btf) if detail.flows else ()
         calls = (f"__x64_sys_{name}" for name in CALLS.values() if detail.calls)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tracer.errors import NumatraceError
 from tracer.kernel.btf import Btf
-from tracer.kernel.topology import Topology
+from tracer.kernel.topology import Topology, possible_cpus
 
 __all__ = ["NOWHERE_EXTRA", "bins_of", "layout", "node_words", "preemption"]
 
@@ -98,7 +98,14 @@ SPLIT_RSS = {  # SPLIT_RSS_COUNTING, gone in 6.2
     "TASK_RSS": "task_struct.rss_stat.count",
     "MM_RSS": "mm_struct.rss_stat.count",
 }
+RSS_COUNTERS = {  # since 6.2
+    "MM_RSS_COUNTERS": "mm_struct.rss_stat",
+    "COUNTER_COUNT": "percpu_counter.count",
+    "COUNTER_CPUS": "percpu_counter.counters",
+    "ARRAY_PPTRS": "bpf_array.pptrs",
+}
 
+MOST_CPUS = 1024  # that the batches of a counter are added up of
 NOWHERE_EXTRA = 2  # bins after the nodes: not counted, and two nodes in one block
 
 
@@ -136,12 +143,24 @@ def preemption(btf: Btf, functions: bool) -> dict[str, int]:
     return {"PREEMPT_DISABLE": off, "PREEMPT_ENABLE": on}
 
 
+def _counters(btf: Btf) -> dict[str, int]:
+    """What the counters of an mm that have a part on each CPU look like; nothing where they are otherwise."""
+    found = {name: btf.offset(path) for name, path in RSS_COUNTERS.items()} | {
+        "COUNTER_SIZE": btf.size("percpu_counter")
+    }
+    found["POSSIBLE_CPUS"] = cpus = possible_cpus()
+    known = {name: number for name, number in found.items() if number is not None}
+    return known if len(known) == len(found) and cpus <= MOST_CPUS else {}
+
+
 def layout(btf: Btf, topology: Topology) -> dict[str, int]:
     """Constants by name. Raises NumatraceError naming the first required member that the kernel lacks."""
     constants = _offsets(btf, REQUIRED | NUMA)
     constants |= {name: offset for name, path in OPTIONAL.items() if (offset := btf.offset(path)) is not None}
     if btf.offset("task_struct.rss_stat.count") is not None:
         constants |= _offsets(btf, SPLIT_RSS)
+    else:
+        constants |= _counters(btf)
     if btf.offset("vm_area_struct.anon_name") is not None:
         constants |= _offsets(btf, ANON_NAME)
         # Before 6.2 it shares its place with the links of a file mapping.

@@ -100,6 +100,8 @@ class WalkedMemory:
     def _rss(self, glance: np.void) -> int:
         if "TASK_RSS" in self.tables.constants:
             return int(glance["rss"]) if glance["owner"] else -1
+        if (pages := self.tables.resident_pages(self.mm)) >= 0:
+            return pages
         if not procfs.resident_pages_are_exact():
             return -1
         try:

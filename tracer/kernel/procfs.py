@@ -10,6 +10,7 @@ import contextlib
 import functools
 import mmap
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ __all__ = [
     "TargetGone",
     "check_target",
     "comm",
+    "counts_each_page",
     "file_path",
     "first_address",
     "in_first_pid_namespace",
@@ -214,21 +216,26 @@ def resident_pages(pid: int, proc_root: Path = PROC) -> int:
     return int(read_proc(pid, "statm", proc_root).split()[1])
 
 
-@functools.cache
-def resident_pages_are_exact() -> bool:
-    """Whether statm counts each page at once, found out with pages of our own: up to 6.1 threads keep a part to
-    themselves, and then came per-CPU batches, which are added up for statm since 6.16 (get_mm_counter_sum())."""
+def counts_each_page(resident: Callable[[], int]) -> bool:
+    """Whether a number of our own resident pages grows with each page that we touch."""
     with mmap.mmap(-1, _TRIED_PAGES * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         with contextlib.suppress(OSError):  # no transparent huge pages in this kernel
             memory.madvise(mmap.MADV_NOHUGEPAGE)
-        before = resident_pages(os.getpid())
+        before = resident()
         for at in range(_TRIED_PAGES):
             memory[at * mmap.PAGESIZE] = 1
-            now = resident_pages(os.getpid())
+            now = resident()
             if now <= before:
                 return False
             before = now
     return True
+
+
+@functools.cache
+def resident_pages_are_exact() -> bool:
+    """Whether statm counts each page at once: up to 6.1 threads keep a part to themselves, and then came per-CPU
+    batches, which are added up for statm since 6.16 (get_mm_counter_sum())."""
+    return counts_each_page(lambda: resident_pages(os.getpid()))
 
 
 def in_first_pid_namespace() -> bool:

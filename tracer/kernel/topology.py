@@ -18,7 +18,16 @@ import numpy.typing as npt
 
 from tracer.errors import NumatraceError
 
-__all__ = ["AMBIGUOUS", "NO_MEMORY", "Topology", "Zone", "parse_id_list", "parse_zoneinfo", "read_topology"]
+__all__ = [
+    "AMBIGUOUS",
+    "NO_MEMORY",
+    "Topology",
+    "Zone",
+    "parse_id_list",
+    "parse_zoneinfo",
+    "possible_cpus",
+    "read_topology",
+]
 
 NO_MEMORY = 255
 """In the node table: no memory here, or memory of a node that is not in N_MEMORY."""
@@ -176,6 +185,11 @@ def read_topology(sys_root: Path = Path("/sys"), proc_root: Path = Path("/proc")
         raise NumatraceError(
             f"cannot read the memory layout of this machine: {error}", "are /proc and /sys mounted?"
         ) from error
+
+
+def possible_cpus(sys_root: Path = Path("/sys")) -> int:
+    """Highest CPU id that there can ever be + 1, as in the kernel: the length of an array indexed by CPU."""
+    return max(_list_of(sys_root / "devices/system/cpu/possible")) + 1
 
 
 def _read(system: Path, proc_root: Path) -> Topology:

@@ -1,8 +1,8 @@
 """The walk: what a target's page tables say, read by BPF programs on demand, without any lock and without /proc.
 
-`PageTables` builds the programs of bpf/count.c, tables.c, vmas.c, probe.c and threads.c for the running kernel and
-learns where the direct map is. Whether the result can be believed is not taken for granted: `tracer.kernel.selftest`
-compares it with pagemap at every start. x86-64 only.
+`PageTables` builds the programs of bpf/count.c, tables.c, vmas.c, probe.c, resident.c and threads.c for the running
+kernel and learns where the direct map is. Whether the result can be believed is not taken for granted:
+`tracer.kernel.selftest` compares it with pagemap at every start. x86-64 only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from tracer.errors import NumatraceError
 from tracer.kernel.btf import Btf
 from tracer.kernel.layout import layout
-from tracer.kernel.procfs import TargetGone
+from tracer.kernel.procfs import TargetGone, counts_each_page
 from tracer.kernel.programs import Compilation, Programs
 from tracer.kernel.topology import Topology
 from tracer.model.spans import gather_ranges
@@ -48,6 +48,7 @@ SOURCES = (
     "calibrate.c",
     "find.c",
     "probe.c",
+    "resident.c",
     "threads.c",
     "maple.h",
     "vmas.c",
@@ -156,7 +157,22 @@ class PageTables:
         self._vma_request, self._vma_ranges = programs.array("vma_request"), programs.array("vma_ranges")
         self._vmas, self._leaves = programs.array("vmas_found"), programs.array("vma_leaves")
         self._glance = programs.array("glance")
+        self._resident: int | None = None
+        self._resident = self._load_resident()
         self._threads: int | None = None
+
+    def _load_resident(self) -> int | None:
+        """The program that adds up RSS; None where the kernel counts it otherwise."""
+        if "MM_RSS_COUNTERS" not in self.constants:
+            return None
+        programs = self._programs
+        programs.run(programs.load("learn_bases"))
+        learnt = int(programs.array("resident")[0]["bases"])
+        if learnt != self.constants["POSSIBLE_CPUS"]:
+            return None
+        self._resident = programs.load("add_up_rss")
+        exact = counts_each_page(lambda: self.resident_pages(self.own_mm()))
+        return self._resident if exact else None
 
     def _set_paging(self, field: np.void) -> None:
         field["direct_map"], field["address"], field["five"] = (
@@ -250,6 +266,15 @@ class PageTables:
         glance["mm"] = mm
         self._programs.run(self._look)
         return glance
+
+    def resident_pages(self, mm: int) -> int:
+        """RSS without hugetlb in pages, exact while nothing changes (bpf/resident.c); -1 where it cannot be had so."""
+        if self._resident is None:
+            return -1
+        record = self._programs.array("resident")[0]
+        record["mm"] = mm
+        self._programs.run(self._resident)
+        return int(record["pages"].astype(np.int64))
 
     def threads(self, mm: int) -> npt.NDArray[np.void] | None:
         """The threads of the process that owns an mm, as `struct thread_found` records (bpf/threads.c), in the order in
