@@ -171,11 +171,29 @@ def test_a_collapse_is_known_by_the_huge_page(ledger: PageLedger) -> None:
     put(ledger, [node] * PAGES, huge=True)
     ledger.judge(standing())
     sums = ledger.sums[BASE]
-    assert set(causes(ledger)) <= {Cause.COLLAPSED, Cause.UNKNOWN}
-    assert sum(causes(ledger).values()) == PAGES
-    assert causes(ledger)[Cause.COLLAPSED] == 384
+    # Those as well that lie where they lay: they are parts of the new page.
+    assert causes(ledger) == {Cause.COLLAPSED: PAGES}
     assert sums.huge == PAGES
     assert sums.squares == PAGES * PAGES
+
+
+def test_a_collapse_that_fills_what_was_empty_and_follows_a_fault_at_once(ledger: PageLedger) -> None:
+    ledger.cover([area()])
+    some = np.zeros(PAGES, bool)
+    some[:8] = True
+    node = (REGION + 1) % NODES
+    arrival = Arrival(REGION, some, (Origin(How.FAULT, SPREAD, True, 7),))
+    put(ledger, [node] * PAGES, Events([arrival]), huge=True)
+    ledger.judge(standing())
+    assert causes(ledger) == {Cause.COLLAPSED: PAGES}
+
+
+def test_a_hugetlb_page_is_no_collapse(ledger: PageLedger) -> None:
+    ledger.cover([area(page_pages=PAGES)])
+    arrival = Arrival(REGION, mask(0), (Origin(How.FAULT, SPREAD, True, 7, full=ALL),))
+    put(ledger, [(REGION + 1) % NODES], Events([arrival]), huge=True)
+    ledger.judge(standing())
+    assert causes(ledger) == {Cause.NODE_FULL: 1}
 
 
 def test_a_huge_page_goes_by_its_own_turn_also_after_a_split(ledger: PageLedger) -> None:

@@ -16,7 +16,7 @@ from tracer.model.cause import Cause
 
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.c") if path.stem != "stage")
 # They fill no node and wait for no kernel here: this may be somebody's machine.
-HARMLESS = {"node_full": ["--most", "0"], "balancing": ["--patience", "0"]}
+HARMLESS = {"node_full": ["--most", "0"], "balancing": ["--patience", "0"], "merged": ["--patience", "0"]}
 USAGE = 2
 VERDICTS = {"as-promised", "skewed", "cannot-apply", "not-skewed"}
 

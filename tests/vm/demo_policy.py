@@ -35,6 +35,9 @@ _STORY = (
     "huge_pages",
     "java_heap",
     "fork_server",
+    "stride",
+    "collapsed",
+    "merged",
     "honest",
 )
 _AREAS = {"huge_pages": 2, "honest": 6}

@@ -61,7 +61,7 @@ MACHINES: dict[str, tuple[str, str, str]] = {
     "6.12 4-nodes": (
         "6.12",
         "4-nodes",
-        _kernel(*_COUNTS, *_EVENTS, "doubts", but="TestCache or stopped_tracer or polling or every_size"),
+        _kernel(*_COUNTS, *_EVENTS, "doubts", "races", "soak", but="TestCache or stopped or polling or every_size"),
     ),
     "newest hole": (
         "newest",

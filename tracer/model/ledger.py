@@ -271,6 +271,10 @@ class PageLedger:
             self._appeared(region, silent[region], area[region], bool(fresh[region]), origin, events)
         for region in np.flatnonzero(moved.any(axis=1)).tolist():
             self._moved(int(regions[region]), region, moved[region], old_node, nodes, flags, area, origin, events)
+        was_small = (self._flags[rows] & HUGE == 0) & (old_node != ABSENT) | (came >= 0)
+        collapsed = (flags & HUGE).any(axis=1) & ~(flags & CAME_HUGE).any(axis=1) & was_small.any(axis=1)
+        for region in np.flatnonzero(collapsed).tolist():
+            self._collapsed(present[region], area[region], origin[region])
         self._node[rows] = np.where(present, nodes, np.int16(ABSENT))
         self._origin[rows] = origin.astype(np.uint16)
         self._flags[rows] = flags
@@ -351,6 +355,14 @@ class PageLedger:
             what = events.found(of) if fresh else events.appeared(of)
             origin[row, silent & (area == at)] = self._number(what)
 
+    def _collapsed(self, present: Bools, area: npt.NDArray[np.int32], origin: Int64s) -> None:
+        """Small pages were there, or had come, and no fault brought the huge page: also those that lie where they did,
+        and those that fill what was empty, are parts of a page that was allocated for the collapse."""
+        for at in np.unique(area[present]).tolist():
+            of = self._areas[at]
+            if of.page_pages == 1:  # a page of hugetlb is one from the start
+                origin[present & (area == at)] = self._number(Origin(How.COLLAPSED, of.policy, of.own))
+
     def _moved(
         self,
         region: int,
@@ -378,8 +390,6 @@ class PageLedger:
                 how = How.MERGED
             elif reasons:
                 how, reason = How.MOVED, _take_one(reasons)
-            elif flags[row, page] & HUGE:
-                how = How.COLLAPSED
             origin[row, page] = self._number(Origin(how, of.policy, of.own, reason=reason))
 
     # --- judging ---
