@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.accuracy_table import Column, read, write
 from tests.vm.compiler import Compiler
 from tests.vm.kernels import SERIES, ensure
-from tests.vm.machine import REPOSITORY, SHAPES, Machine
+from tests.vm.machine import REPOSITORY, SHAPES, Machine, until_it_boots
 
 RESULTS = REPOSITORY / ".cache" / "accuracy"
 TESTS = ["tests/kernel/test_exact.py", "-k", "walk"]
@@ -61,9 +61,10 @@ def run_machine(name: str, results: Path) -> int:
     shape = SHAPES[shape_name]
     command = [sys.executable, "tests/vm/guest.py", str(results)]
     command += [f"{key}={value}" for key, value in shape.expected.items()]
-    machine = Machine(ensure([series])[series], shape, [*command, "--", *TESTS], results, SECONDS)
+    kernel = ensure([series])[series]
     with Compiler(results):
-        return machine.wait().status
+        outcome, _ = until_it_boots(lambda: Machine(kernel, shape, [*command, "--", *TESTS], results, SECONDS))
+    return outcome.status
 
 
 def documents(name: str) -> list[Path]:

@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 
 from tests.vm.compiler import Compiler
 from tests.vm.kernels import Kernel, ensure
-from tests.vm.machine import REPOSITORY, SHAPES, Machine, Outcome, Shape
+from tests.vm.machine import REPOSITORY, SHAPES, Machine, Outcome, Shape, until_it_boots
 
 __all__ = ["MACHINES", "Fleet", "Report"]
 
@@ -86,11 +86,13 @@ RESULTS = REPOSITORY / ".cache" / "vm"
 
 @dataclass(frozen=True)
 class Report:
-    """What a machine left: how it ended, the release it ran, the wall time in seconds, and its results directory."""
+    """What a machine left: how it ended, the release it ran, the wall time in seconds, how often it was started, and
+    its results directory."""
 
     outcome: Outcome
     release: str
     seconds: float
+    boots: int
     results: Path
 
     def counts(self) -> dict[str, int]:
@@ -130,7 +132,7 @@ class Fleet:
         for programs in ("tests/workloads", "examples/policy"):
             subprocess.run(["make", "-s", "-C", str(REPOSITORY / programs)], check=True)
         self._lock = threading.Lock()
-        self._running: set[Machine] = set()
+        self._started: list[Machine] = []
         self._stopped = False
         self._pool = ThreadPoolExecutor(AT_ONCE)
         self._reports: dict[str, Future[Report]] = {}
@@ -145,8 +147,8 @@ class Fleet:
         """Switch off what runs and start no more."""
         with self._lock:
             self._stopped = True
-            running = list(self._running)
-        for machine in running:
+            started = list(self._started)
+        for machine in started:
             machine.stop()
         self._pool.shutdown(cancel_futures=True)
 
@@ -161,14 +163,10 @@ class Fleet:
         results = _directory(name)
         _clear(results)
         _share_facts(results)
-        start = time.monotonic()
-        machine = self._start(kernel, shape, results, MACHINES[name][2])
-        try:
-            with Compiler(results):
-                return Report(machine.wait(), kernel.release, time.monotonic() - start, results)
-        finally:
-            with self._lock:
-                self._running.discard(machine)
+        began = time.monotonic()
+        with Compiler(results):
+            outcome, boots = until_it_boots(lambda: self._start(kernel, shape, results, MACHINES[name][2]))
+        return Report(outcome, kernel.release, time.monotonic() - began, boots, results)
 
     def _start(self, kernel: Kernel, shape: Shape, results: Path, tests: str) -> Machine:
         command = [sys.executable, "tests/vm/guest.py", str(results)]
@@ -178,7 +176,7 @@ class Fleet:
             if self._stopped:
                 raise CancelledError
             machine = Machine(kernel, shape, command, results, SECONDS)
-            self._running.add(machine)
+            self._started.append(machine)
             return machine
 
 

@@ -13,7 +13,8 @@ def test_kernel_suite_in_a_virtual_machine(name: str, fleet: Fleet, capsys: pyte
     report = fleet.report(name)
     counts = report.counts()
     with capsys.disabled():
-        print(f"\n{name}: Linux {report.release}, {report.seconds:.0f} s, {counts}")
+        boots = f", started {report.boots} times" if report.boots > 1 else ""
+        print(f"\n{name}: Linux {report.release}, {report.seconds:.0f} s{boots}, {counts}")
     assert report.outcome.status != TIMED_OUT, f"the machine was stopped after {report.seconds:.0f} s\n{report.log()}"
     assert report.outcome.status == 0, f"exit status {report.outcome.status}\n{report.log()}"
     assert counts["tests"] > 0, report.log()
