@@ -77,7 +77,7 @@ def _pytest(results: Path, arguments: list[str]) -> int:
         "XDG_CACHE_HOME": str(scratch / "cache"),
         # A process takes a guest twenty times as long.
         "NUMATRACE_STORM": "300",
-        "NUMATRACE_SOAK": "12",
+        "NUMATRACE_SOAK": "5",
         "NUMATRACE_TEST_VMAS": "10000",
         # Nobody else uses this machine's memory.
         "NUMATRACE_OFFLINE": "1",

@@ -24,11 +24,13 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.vm.compiler import Compiler
 from tests.vm.kernels import SERIES, Kernel, KernelError, ensure
 
 __all__ = ["GREETING", "REPOSITORY", "SHAPES", "TIMED_OUT", "Machine", "Outcome", "Shape", "interact", "until_it_boots"]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+BY_HAND = REPOSITORY / ".cache" / "vm" / "by-hand"
 TIMED_OUT = 124  # as coreutils' timeout reports it
 GREETING = "guest: Linux"  # the first words of guest.py
 BOOTS = 3
@@ -196,13 +198,23 @@ def interact(kernel: Kernel, shape: Shape, command: Sequence[str] = ()) -> int:
 
     Returns the exit status.
     """
-    words = _vng(kernel, shape)
+    for path in BY_HAND.glob("compile-*"):
+        path.unlink()
+    (BY_HAND / "facts").mkdir(mode=0o700, parents=True, exist_ok=True)
+    words = [*_vng(kernel, shape), "--rwdir", str(BY_HAND)]
     if not command:
         words += ["--shell", str(REPOSITORY / "tests/vm/shell.sh")]
-        return subprocess.run(words, env=_environment(), check=False).returncode
-    words += ["--exec", shlex.join(command)]
+        with Compiler(BY_HAND):
+            return subprocess.run(words, env=_environment(), check=False).returncode
+    # As shell.sh has it: BPF programs are compiled outside, and kept.
+    settings = {
+        "NUMATRACE_RESULTS": BY_HAND,
+        "NUMATRACE_FACTS": BY_HAND / "facts",
+        "PYTHONPATH": REPOSITORY / "tests/vm/guest_site",
+    }
+    words += ["--exec", shlex.join(["env", *(f"{name}={value}" for name, value in settings.items()), *command])]
     # Through a pipe for the same reason as in Machine: the output may be a file.
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as writer:
+    with Compiler(BY_HAND), subprocess.Popen(["cat"], stdin=subprocess.PIPE) as writer:
         return subprocess.run(
             words,
             stdin=subprocess.DEVNULL,

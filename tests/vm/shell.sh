@@ -4,6 +4,9 @@
 repository=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.." && pwd)
 cd "$repository" || exit
 export PATH="$repository/.venv/bin:$PATH:/usr/sbin:/sbin" XDG_CACHE_HOME=/tmp/cache SHELL=/bin/bash PS1='numatrace:\w# '
+# BPF programs are compiled outside (compiler.py), and kept: clang takes an emulated processor minutes.
+export NUMATRACE_RESULTS="$repository/.cache/vm/by-hand" PYTHONPATH="$repository/tests/vm/guest_site"
+export NUMATRACE_FACTS="$NUMATRACE_RESULTS/facts"
 mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
 cat <<-HINTS
 
