@@ -265,8 +265,10 @@ class Settler:
         return glance.rss >= 0 and glance.rss - self._counted() != self._rss_offset
 
     def _learn_rss_offset(self, before: int) -> None:
-        """After everything was read: what RSS holds beyond what we count, unless it was changing meanwhile. RSS and page
-        tables are changed together, under a lock; a grace period lets go on who holds one."""
+        """After everything was read: what RSS holds beyond what we count, unless it was changing meanwhile.
+
+        RSS and page tables are changed together, under a lock; a grace period lets go on who holds one.
+        """
         if before < 0 or len(self._dirty) or self.memory.glance().rss != before:
             return
         self._hooks.grace()
