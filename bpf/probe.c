@@ -14,6 +14,7 @@ struct glance {
 	u64 start_stack;
 	u64 hugetlb_pages; /* mapped hugetlb memory in 4 KiB pages */
 	u64 rss;          /* pages; exact, and only, where each thread caches its part (6.1) */
+	u64 dying;        /* 1: nobody uses it any more, and its pages are given back one after another (exit_mmap()) */
 	u32 owner_tgid;
 	u16 policy_mode;
 	u16 policy_flags;
@@ -79,6 +80,7 @@ int look(struct bpf_raw_tracepoint_args *ctx)
 #ifdef MM_LOCK_SEQ
 	g->lock_seq = read_u32(g->mm + MM_LOCK_SEQ);
 #endif
+	g->dying = !read_u32(g->mm + MM_USERS);
 	g->map_count = read_u32(g->mm + MM_MAP_COUNT);
 	g->total_vm = read_u64(g->mm + MM_TOTAL_VM);
 #ifdef MM_LOCK_COUNT

@@ -32,7 +32,7 @@ from tracer.session_machine import Machine
 from tracer.session_policy import PolicyWatch
 from tracer.session_process import Dresser, Process
 from tracer.session_roster import Roster
-from tracer.session_settle import Budget, Settler
+from tracer.session_settle import Budget, Settler, TakenDown
 
 __all__ = ["Options", "Selection", "Session", "TargetGone"]
 
@@ -310,8 +310,7 @@ class Session:
         drained = self._working.targets.pop(work.number, None)
         try:
             if hooks.alive(work.number) and not self._roster.exited(process):
-                process.state = work.work(drained)
-                self._look_at_policies(process, work, drained)
+                self._work(process, work, drained)
                 return self._dresser.snapshot(process, drained, began)
         except NumatraceError as error:
             # An mm that has lost its last user is still taken down; that it has come to its end is told after that.
@@ -324,6 +323,16 @@ class Session:
             words.absorb(self._last_words(work.number))
             self._bury(process, words, only_its_memory=not self._roster.exited(process))
         return None
+
+    def _work(self, process: Process, work: Settler, drained: Drained | None) -> None:
+        """Bring a process up to date. One whose memory is being taken down stays as it was shown last."""
+        try:
+            process.state = work.work(drained)
+        except TakenDown:
+            if process.state is None:
+                raise TargetGone(f"process {process.pid} has ended") from None
+        else:
+            self._look_at_policies(process, work, drained)
 
     def _ends(self, hooks: Hooks, process: Process, seconds: float) -> bool:
         """Whether a process or its address space has come to its end, or does so within some seconds."""

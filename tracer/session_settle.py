@@ -33,7 +33,7 @@ from tracer.model.spans import FILLED, RESTLESS, SHARING, SpanTable, VmaList, un
 from tracer.model.state import State
 from tracer.session_check import Checker, Drift, Unsettled
 
-__all__ = ["Budget", "Settler"]
+__all__ = ["Budget", "Settler", "TakenDown"]
 
 Int64s = npt.NDArray[np.int64]
 Uint64s = npt.NDArray[np.uint64]
@@ -50,6 +50,10 @@ PROGRESS_STEP = 16384  # regions read between two calls of the progress function
 FIRST_LIST_S = 5.0  # how long to go on until there is a first VMA list of a target that never stands still
 NAMES_AGE_S = 5.0  # how long a file may be renamed or unlinked before its new name shows
 PRESENT, WRITABLE = 1, 2
+
+
+class TakenDown(Exception):
+    """The target's memory is not used any more. That it has come to its end is told later."""
 
 
 class Budget:
@@ -194,7 +198,10 @@ class Settler:
         return self._machinery.options.details or time.monotonic() - self._named > NAMES_AGE_S
 
     def work(self, drained: Drained | None) -> State:
-        """Bring the counters up to date, after `look` and the end of the epoch. drained: what that held for us."""
+        """Bring the counters up to date, after `look` and the end of the epoch. drained: what that held for us.
+
+        Raises TakenDown when the memory was being taken down meanwhile: what was read then is a part of what was there.
+        """
         now = time.monotonic()
         drift = self._judge(drained or Drained())
         if self._glance is None and self._still is not None and drained is None and drift is None:
@@ -214,6 +221,8 @@ class Settler:
         if self.layout is not None and self._fresh_names():
             self.layout, self._named = self.memory.renamed(self.layout), now
         self._check_some()
+        if self.memory.glance().dying:
+            raise TakenDown
         self._still = self._state()
         return self._still
 

@@ -305,20 +305,22 @@ def test_what_changes_all_the_time_is_shown_as_settling(point: str, traced: Trac
 
 
 def test_targets_exit_in_the_middle_of_a_look(quiet_machine: None, nodes: list[int], files: Path) -> None:
-    """One of several at each point; the others are shown as they are."""
+    """One of several at each point; the others are shown as they are, and of what is left of its memory nothing is."""
     with contextlib.ExitStack() as stack:
         targets = {point: stack.enter_context(Target()) for point in pauses.POINTS}
         last = stack.enter_context(Target())
         pids = {target.pid for target in targets.values()} | {last.pid}
         session = stack.enter_context(Session(Selection(tuple(pids)), HOOKED))
-        calm(session, *pids)
+        known = {it.pid: int(it.pages.sum()) for it in calm(session, *pids).snapshots}
         for point, target in targets.items():
             for each in pids:
                 world = World(next(t for t in (*targets.values(), last) if t.pid == each), nodes, files)
                 disturb(world)
             with opened(Window(point, target.pid, target.kill)) as window:
-                session.refresh()
+                sample = session.refresh()
             assert window.before is not None
+            shown = [it for it in sample.snapshots if it.pid == target.pid]
+            assert all(it.pages.sum() >= known[target.pid] for it in shown)
             pids.remove(target.pid)
             session.refresh()
             calm(session, *pids)
