@@ -236,6 +236,9 @@ def _vng(kernel: Kernel, shape: Shape) -> list[str]:
         f"--overlay-rwdir={REPOSITORY}",
         # Else a guest panics at boot ("IO-APIC + timer doesn't work") when a busy machine keeps it from counting ticks.
         *("--append", "no_timer_check"),
+        # QEMU 7.2 sometimes leaves rubbish in the flags after a cmpxchg16b of the kernel's (struct slab), and a guest
+        # ends with a double fault as soon as that has the trap flag. The kernel can do without that instruction.
+        *("--append", "clearcpuid=cx16"),
         *shape.options(),
     ]
 
