@@ -10,7 +10,17 @@ from tests.unit.settle_tracer import Go, Refresh, Script, Swap, Tracer, Wrong, p
 from tests.unit.settle_world import NODES, PLACES, REGIONS, UNITS, Kernel, Op, World, page
 from tracer.session_settle import Settler
 
-__all__ = ["KERNELS", "Case", "random_case", "run", "smallest"]
+__all__ = [
+    "EVERYTHING",
+    "KERNELS",
+    "OPERATIONS",
+    "PLACES_REACHED",
+    "Case",
+    "Draw",
+    "random_case",
+    "run",
+    "smallest",
+]
 
 KERNELS = {
     "6.1": Kernel("none", batched=True, exact=True),
@@ -91,7 +101,7 @@ def _with_less(case: Case) -> Iterator[Case]:
 def random_case(random: Random, kernel: Kernel, kinds: Sequence[str] = ()) -> Case:
     """Some happenings and refreshes, with more happenings in the midst of those. Only a few kinds of them (the given
     ones), and mostly in one part of the memory, so that they meet."""
-    draw = _Draw(random, kinds or random.sample(sorted(OPERATIONS), random.choice((1, 2, 3, 4))))
+    draw = Draw(random, kinds or random.sample(sorted(OPERATIONS), random.choice((1, 2, 3, 4))))
     script: list[Go | Refresh | Swap] = [Refresh()]
     for _ in range(random.randint(2, 8)):
         script += [draw.go() for _ in range(random.randint(0, 4))]
@@ -111,12 +121,12 @@ def random_case(random: Random, kernel: Kernel, kinds: Sequence[str] = ()) -> Ca
     )
 
 
-class _Draw:
+class Draw:
     """What the happenings of one case have in common."""
 
     def __init__(self, random: Random, kinds: Sequence[str]) -> None:
         self._random, self._kinds = random, kinds
-        self._first = random.randrange(UNITS - 1)
+        self.first = random.randrange(UNITS - 1)
         self._wide = random.random() < 0.3
 
     def meanwhile(self) -> tuple[tuple[int | str, Go], ...]:
@@ -137,7 +147,7 @@ class _Draw:
 
     def unit(self) -> int:
         """One of two neighbours, or any."""
-        return self._random.randrange(UNITS) if self._wide else self._first + self._random.randrange(2)
+        return self._random.randrange(UNITS) if self._wide else self.first + self._random.randrange(2)
 
     def place(self) -> int:
         """A place of a unit."""
@@ -157,12 +167,12 @@ class _Draw:
         return self._random.choice(words)
 
 
-def _fault(draw: _Draw) -> Op:
+def _fault(draw: Draw) -> Op:
     how = draw.one_of("anon", "anon", "file", "around", "huge") + draw.one_of("", "", "!")
     return Op("fault", draw.place(), draw.node(), draw.node(), how)
 
 
-OPERATIONS: dict[str, Callable[[_Draw], Op]] = {
+OPERATIONS: dict[str, Callable[[Draw], Op]] = {
     "fault": _fault,
     "sleeping fault": lambda draw: Op("fault", draw.place(), 1, draw.node(), draw.one_of("anon!", "around!")),
     "discard": lambda draw: Op("discard", *draw.units()),
