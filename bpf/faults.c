@@ -387,6 +387,9 @@ static __always_inline int on_fault(struct bpf_raw_tracepoint_args *ctx, bool us
 	struct cpu *cpu;
 	u32 number;
 
+	/* One of the kernel's own addresses: nobody's page, and perhaps a read of ours, from a stack that is gone. */
+	if (address >> 56)
+		return 0;
 	cpu = this_cpu(&number);
 	if (!c || !cpu)
 		return 0;
@@ -401,8 +404,7 @@ static __always_inline int on_fault(struct bpf_raw_tracepoint_args *ctx, bool us
 		finish_overtaken(c, cpu, (u32)bpf_get_current_pid_tgid(), read_u32(task + TASK_MAJORS), true);
 	count_finished(c, cpu, number);
 #endif
-	if (address >> 56 == 0) /* not one of the kernel's own addresses */
-		suspend(c, cpu, number, target, task, address, ctx->args[1], ctx->args[2], user);
+	suspend(c, cpu, number, target, task, address, ctx->args[1], ctx->args[2], user);
 	leave(cpu);
 	return 0;
 }
