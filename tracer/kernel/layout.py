@@ -145,9 +145,8 @@ def preemption(btf: Btf, functions: bool) -> dict[str, int]:
 
 def _counters(btf: Btf) -> dict[str, int]:
     """What the counters of an mm that have a part on each CPU look like; nothing where they are otherwise."""
-    found = {name: btf.offset(path) for name, path in RSS_COUNTERS.items()} | {
-        "COUNTER_SIZE": btf.size("percpu_counter")
-    }
+    found = {name: btf.offset(path) for name, path in RSS_COUNTERS.items()}
+    found["COUNTER_SIZE"] = btf.size("percpu_counter")
     found["POSSIBLE_CPUS"] = cpus = possible_cpus()
     known = {name: number for name, number in found.items() if number is not None}
     return known if len(known) == len(found) and cpus <= MOST_CPUS else {}

@@ -22,7 +22,7 @@ from tracer.errors import NumatraceError
 from tracer.kernel.btf import Btf
 from tracer.kernel.layout import layout
 from tracer.kernel.procfs import TargetGone, counts_each_page
-from tracer.kernel.programs import Compilation, Programs
+from tracer.kernel.programs import BpfRefused, Compilation, Programs
 from tracer.kernel.topology import Topology
 from tracer.model.spans import gather_ranges
 
@@ -162,17 +162,17 @@ class PageTables:
         self._threads: int | None = None
 
     def _load_resident(self) -> int | None:
-        """The program that adds up RSS; None where the kernel counts it otherwise."""
+        """The program that adds up RSS; None where the kernel counts it otherwise, or takes it not."""
         if "MM_RSS_COUNTERS" not in self.constants:
             return None
         programs = self._programs
-        programs.run(programs.load("learn_bases"))
-        learnt = int(programs.array("resident")[0]["bases"])
-        if learnt != self.constants["POSSIBLE_CPUS"]:
+        try:
+            programs.run(programs.load("learn_bases"))
+            self._resident = programs.load("add_up_rss")
+        except BpfRefused:  # so many CPUs may be too long a loop for a kernel
             return None
-        self._resident = programs.load("add_up_rss")
-        exact = counts_each_page(lambda: self.resident_pages(self.own_mm()))
-        return self._resident if exact else None
+        learnt = int(programs.array("resident")[0]["bases"]) == self.constants["POSSIBLE_CPUS"]
+        return self._resident if learnt and counts_each_page(lambda: self.resident_pages(self.own_mm())) else None
 
     def _set_paging(self, field: np.void) -> None:
         field["direct_map"], field["address"], field["five"] = (
