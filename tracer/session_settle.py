@@ -221,7 +221,7 @@ class Settler:
         if self.layout is not None and self._fresh_names():
             self.layout, self._named = self.memory.renamed(self.layout), now
         self._check_some()
-        if self.memory.glance().dying:
+        if self.memory.is_dying():
             raise TakenDown
         self._still = self._state()
         return self._still

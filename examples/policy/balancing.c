@@ -11,22 +11,8 @@
 
 #include "stage.h"
 
-#include <string.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 #include <time.h>
-
-static double patience = 120; // seconds
-
-static int extra(const char *option, const char *value)
-{
-    char *end;
-
-    if (strcmp(option, "--patience"))
-        return 0;
-    patience = strtod(value, &end);
-    return !*end;
-}
 
 static double now(void)
 {
@@ -54,7 +40,7 @@ int main(int argc, char **argv)
     struct span span;
     unsigned long elsewhere;
 
-    stage_open(argc, argv, 16, "[--patience SECONDS]", extra);
+    stage_open(argc, argv, 16, PATIENCE_USAGE, take_patience);
     if (stage.nodes.count < 2)
         cannot("there is one node: nothing can be moved to another");
     if (number_in("/proc/sys/kernel/numa_balancing") <= 0)

@@ -13,7 +13,6 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -22,18 +21,6 @@
 
 static const char *const names[] = {"pages_to_scan", "sleep_millisecs", "run"};
 static long found[3];
-static double patience = 120; // seconds
-
-static int extra(const char *option, const char *value)
-{
-    char *end;
-
-    if (strcmp(option, "--patience"))
-        return 0;
-    patience = strtod(value, &end);
-    return !*end;
-}
-
 static void put(const char *name, long number)
 {
     char path[128];
@@ -80,7 +67,7 @@ int main(int argc, char **argv)
     unsigned long pages, elsewhere;
     char *table;
 
-    stage_open(argc, argv, 2, "[--patience SECONDS]", extra);
+    stage_open(argc, argv, 2, PATIENCE_USAGE, take_patience);
     for (int i = 0; i < 3; i++)
         if ((found[i] = number_in(KSM "/%s", names[i])) < 0)
             cannot("this kernel has no KSM");

@@ -23,6 +23,7 @@
 #define MPOL_F_MEMS_ALLOWED 4
 
 struct stage stage;
+double patience = 120;
 
 static int step;
 static double pause_seconds, seconds = -1;
@@ -83,6 +84,16 @@ static void read_options(int argc, char **argv, const char *usage, int (*extra)(
     stage.bytes = (stage.bytes + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1);
     if (!stage.bytes || stage.bytes >> 30 > 64)
         usage_and_exit(argv[0], usage);
+}
+
+int take_patience(const char *option, const char *value)
+{
+    char *end;
+
+    if (strcmp(option, "--patience"))
+        return 0;
+    patience = strtod(value, &end);
+    return !*end;
 }
 
 // cpuset and memory: the nodes on which this process can have pages (mm/mempolicy.c, do_get_mempolicy()).

@@ -56,6 +56,11 @@ extern struct stage stage;
 // returns whether it knows it; may be NULL. usage: what of it the usage line shows.
 void stage_open(int argc, char **argv, unsigned long mib, const char *usage, int (*extra)(const char *, const char *));
 
+// For stage_open(), where an example waits for the kernel: --patience SECONDS, into `patience`, 120 without it.
+#define PATIENCE_USAGE "[--patience SECONDS]"
+extern double patience;
+int take_patience(const char *option, const char *value);
+
 void phase(const char *name, const char *words, ...) __attribute__((format(printf, 2, 3)));
 
 // Tells that all is done, and waits; returns main()'s exit status.

@@ -211,6 +211,9 @@ class _Memory:
         sequence, count, _, _, rss = self._look()
         return Glance((sequence, count) if self._world.kernel.sequence != "none" else None, DEFAULT, -1, rss)
 
+    def is_dying(self) -> bool:
+        return False
+
     def token(self) -> bytes:
         return repr(self._look()).encode()
 

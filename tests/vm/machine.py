@@ -241,11 +241,11 @@ def _vng(kernel: Kernel, shape: Shape) -> list[str]:
         f"--overlay-rwdir={REPOSITORY}",
         # Else a guest panics at boot ("IO-APIC + timer doesn't work") when a busy machine keeps it from counting ticks.
         *("--append", "no_timer_check"),
-        # QEMU 7.2 sometimes leaves rubbish in the flags after a cmpxchg16b of the kernel's (struct slab), and a guest
-        # ends with a double fault as soon as that has the trap flag. The kernel can do without that instruction.
+        # A guest ended with a double fault right after a cmpxchg16b of the kernel's (struct slab), with rubbish in the
+        # flags, the trap flag among it: it looks like a fault of QEMU 7.2. The kernel can do without that instruction.
         *("--append", "clearcpuid=cx16"),
-        # Nor may the kernel find out on the way that a busy emulator's time stamps are unstable: it changes its code
-        # then, and another CPU that still has the breakpoint which is there meanwhile ends with "Oops: int3".
+        # Another one ended with "Oops: int3" just as it had found out that a busy emulator's time stamps are unstable,
+        # for which the kernel changes its own code.
         *("--append", "tsc=reliable"),
         *shape.options(),
     ]

@@ -37,14 +37,13 @@ class Glance:
     """What one cheap look tells. `lists`: equal values mean that the VMA list cannot have changed; None: no idea.
 
     policy: of the target's main thread. hugetlb_pages: hugetlb memory mapped, in 4 KiB pages, or -1 when not known.
-    rss: exact RSS in pages, -1 when not known. dying: nobody uses the memory any more, and it is being taken down.
+    rss: exact RSS in pages, -1 when not known.
     """
 
     lists: tuple[int, ...] | None
     policy: Policy
     hugetlb_pages: int = -1
     rss: int = -1
-    dying: bool = False
 
 
 def _kind_and_path(entry: MapsEntry) -> tuple[Kind, bytes]:
@@ -96,7 +95,7 @@ class WalkedMemory:
         lists = lists_of(g) if "MM_LOCK_SEQ" in self.tables.constants else None
         policy = effective_policy(int(g["policy_mode"]), int(g["policy_flags"]), g["policy_nodes"])
         hugetlb = int(g["hugetlb_pages"]) if "MM_HUGETLB" in self.tables.constants else -1
-        return Glance(lists, policy, hugetlb, self._rss(g), bool(g["dying"]))
+        return Glance(lists, policy, hugetlb, self._rss(g))
 
     def _rss(self, glance: np.void) -> int:
         if "TASK_RSS" in self.tables.constants:
@@ -109,6 +108,10 @@ class WalkedMemory:
             return procfs.resident_pages(self.pagemap.pid) or -1  # 0: its first thread has ended before the others
         except procfs.TargetGone:
             return -1
+
+    def is_dying(self) -> bool:
+        """Whether nobody uses the memory any more, so that it is being taken down."""
+        return bool(self.tables.look(self.mm)["dying"])
 
     def token(self) -> bytes:
         """What a glance shows, raw: equal means that the VMA list, the policy and the totals are as they were."""

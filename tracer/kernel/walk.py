@@ -157,7 +157,6 @@ class PageTables:
         self._vma_request, self._vma_ranges = programs.array("vma_request"), programs.array("vma_ranges")
         self._vmas, self._leaves = programs.array("vmas_found"), programs.array("vma_leaves")
         self._glance = programs.array("glance")
-        self._resident: int | None = None
         self._resident = self._load_resident()
         self._threads: int | None = None
 
@@ -168,11 +167,17 @@ class PageTables:
         programs = self._programs
         try:
             programs.run(programs.load("learn_bases"))
-            self._resident = programs.load("add_up_rss")
+            program = programs.load("add_up_rss")
         except BpfRefused:  # so many CPUs may be too long a loop for a kernel
             return None
         learnt = int(programs.array("resident")[0]["bases"]) == self.constants["POSSIBLE_CPUS"]
-        return self._resident if learnt and counts_each_page(lambda: self.resident_pages(self.own_mm())) else None
+        return program if learnt and counts_each_page(lambda: self._added_up(program, self.own_mm())) else None
+
+    def _added_up(self, program: int, mm: int) -> int:
+        record = self._programs.array("resident")[0]
+        record["mm"] = mm
+        self._programs.run(program)
+        return int(record["pages"].astype(np.int64))
 
     def _set_paging(self, field: np.void) -> None:
         field["direct_map"], field["address"], field["five"] = (
@@ -269,12 +274,7 @@ class PageTables:
 
     def resident_pages(self, mm: int) -> int:
         """RSS without hugetlb in pages, exact while nothing changes (bpf/resident.c); -1 where it cannot be had so."""
-        if self._resident is None:
-            return -1
-        record = self._programs.array("resident")[0]
-        record["mm"] = mm
-        self._programs.run(self._resident)
-        return int(record["pages"].astype(np.int64))
+        return -1 if self._resident is None else self._added_up(self._resident, mm)
 
     def threads(self, mm: int) -> npt.NDArray[np.void] | None:
         """The threads of the process that owns an mm, as `struct thread_found` records (bpf/threads.c), in the order in
